@@ -1,0 +1,1 @@
+"""One door per outside system: queue (Redis), database (PostgreSQL), storage, Gemini."""

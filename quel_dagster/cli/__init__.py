@@ -1,0 +1,1 @@
+"""The `quel` command line: thin over the library."""

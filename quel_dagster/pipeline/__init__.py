@@ -1,0 +1,1 @@
+"""Everything Dagster: ops, assets, checks, sensors, run launcher, resources, run metadata."""

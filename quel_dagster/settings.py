@@ -1,0 +1,109 @@
+"""Every environment variable that this project reads, in one place, read once.
+
+Nothing reads the environment at import time: call `Settings.read()` where a program starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from quel_dagster.errors import SettingsError
+
+DEFAULT_HOME = Path(".quel")
+
+
+class Settings(BaseSettings):
+    """The settings of one process. A part whose URL is not set is embedded by `quel up` and `quel demo`."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,  # a bad URL may hold a password
+    )
+
+    # --- outside parts -------------------------------------------------------------------------------
+    database_url: SecretStr | None = Field(
+        None, alias="DATABASE_URL", description="PostgreSQL with the web app's tables (domain.md §2)."
+    )
+    dagster_database_url: SecretStr | None = Field(
+        None,
+        alias="DAGSTER_DATABASE_URL",
+        description="PostgreSQL for Dagster's own storage; default: schema quel_dagster of DATABASE_URL.",
+    )
+    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="Redis with `jobs:queue`.")
+    redis_host: str | None = Field(None, alias="REDIS_HOST")
+    redis_port: int = Field(6379, alias="REDIS_PORT", ge=1, le=65535)
+    redis_username: str | None = Field(None, alias="REDIS_USERNAME")
+    redis_password: SecretStr | None = Field(None, alias="REDIS_PASSWORD")
+    redis_use_tls: bool = Field(False, alias="REDIS_USE_TLS")
+
+    storage_url: SecretStr | None = Field(
+        None,
+        alias="STORAGE_URL",
+        description="Object store: file:///path, s3://bucket?endpoint=…&region=…, or supabase:",
+    )
+    storage_base_url: str | None = Field(
+        None, alias="SUPABASE_STORAGE_BASE_URL", description="Public base URL for downloads (domain.md §5)."
+    )
+    supabase_url: str | None = Field(None, alias="SUPABASE_URL")
+    supabase_service_key: SecretStr | None = Field(None, alias="SUPABASE_SERVICE_KEY")
+
+    gemini_api_key: SecretStr | None = Field(None, alias="GEMINI_API_KEY")
+    gemini_base_url: str | None = Field(
+        None, alias="GEMINI_BASE_URL", description="Default: Google's own endpoint, or the embedded stand-in."
+    )
+    gemini_model: str = Field("gemini-2.5-flash-image", alias="GEMINI_MODEL")
+    gemini_timeout_seconds: float = Field(
+        120.0, alias="GEMINI_TIMEOUT_SECONDS", gt=0, description="Hard deadline of one call."
+    )
+    gemini_attempts: int = Field(5, alias="GEMINI_ATTEMPTS", ge=1, le=20)
+    gemini_backoff_seconds: float = Field(
+        1.0, alias="GEMINI_BACKOFF_SECONDS", ge=0, description="First pause between attempts; doubles up to 60 s."
+    )
+
+    # --- the job -------------------------------------------------------------------------------------
+    image_per_price: int = Field(20, alias="IMAGE_PER_PRICE", ge=0, description="Credits per picture.")
+    max_concurrent_images: int = Field(
+        2, alias="QUEL_MAX_CONCURRENT_IMAGES", ge=1, le=100, description="Gemini calls of one job at a time."
+    )
+    max_images_per_job: int = Field(1_000, alias="QUEL_MAX_IMAGES_PER_JOB", ge=1)
+    max_units_per_job: int = Field(200, alias="QUEL_MAX_UNITS_PER_JOB", ge=1)
+    max_prompt_length: int = Field(20_000, alias="QUEL_MAX_PROMPT_LENGTH", ge=1, description="Characters.")
+    max_references_per_unit: int = Field(50, alias="QUEL_MAX_REFERENCES_PER_UNIT", ge=1)
+
+    # --- the installation ----------------------------------------------------------------------------
+    home: Path = Field(DEFAULT_HOME, alias="QUEL_HOME", description="Data of the embedded parts, logs, Dagster home.")
+    workers: int = Field(2, alias="QUEL_WORKERS", ge=1, le=256, description="Runs at a time on this machine.")
+
+    @classmethod
+    def read(cls, **overrides: object) -> Settings:
+        """Read the environment and `.env`.
+
+        Raises:
+            SettingsError: a value is missing or wrong; the line names the variable.
+        """
+        try:
+            return cls(**overrides)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            raise SettingsError(f"{name}: {first['msg']}. Set it in the environment or in .env.") from None
+
+    def redis(self) -> str | None:
+        """The URL of Redis: `REDIS_URL`, else built from the `REDIS_*` set, else None (embedded)."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        if self.redis_host is None:
+            return None
+        scheme: Literal["redis", "rediss"] = "rediss" if self.redis_use_tls else "redis"
+        user = quote(self.redis_username or "", safe="")
+        password = quote(self.redis_password.get_secret_value(), safe="") if self.redis_password else ""
+        login = f"{user}:{password}@" if user or password else ""
+        return f"{scheme}://{login}{self.redis_host}:{self.redis_port}/0"
