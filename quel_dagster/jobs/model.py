@@ -178,3 +178,11 @@ class Slot(Value):
 
     def __str__(self) -> str:
         return f"u{self.unit:04d}_p{self.number:04d}"
+
+
+class Attach(Value):
+    """Where a stored picture lies: the two columns of quel_attach that may hold its key (domain.md §5)."""
+
+    attach_id: int
+    file_path: str | None
+    directory: str | None
