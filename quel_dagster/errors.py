@@ -102,6 +102,8 @@ class GeminiError(QuelError):
 
     #: whether the same request may succeed later
     transient: bool = False
+    #: seconds that the server asked to wait before the next call, when it said so
+    retry_after: float | None = None
 
 
 class GeminiRefusedError(GeminiError):
@@ -120,7 +122,6 @@ class GeminiRateLimitedError(GeminiError):
     transient = True
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
-        #: seconds that the server asked to wait, when it said so
         self.retry_after = retry_after
         super().__init__(message)
 

@@ -1,0 +1,160 @@
+"""Every statement that this project sends to PostgreSQL, named and described.
+
+The transactions themselves are functions of schema/quel_dagster.sql; these statements call them or read.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import TextClause, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+#: Version and digest of our schema as installed: `quel_dagster 1 <sha256>`, or NULL.
+SCHEMA_COMMENT = text("select obj_description(to_regnamespace('quel_dagster')::oid, 'pg_namespace')")
+
+#: One installer at a time; the number is arbitrary but fixed.
+SCHEMA_LOCK = text("select pg_advisory_xact_lock(7061737)")
+
+CLAIM_JOB = text(
+    "select quel_dagster.claim_job(:job_id, :run_id, cast(:retry_of as text[]), :worker, :seconds) as answer"
+)
+BEGIN_JOB = text("select quel_dagster.begin_job(:job_id, :token) as answer")
+COMMIT_PICTURE = text(
+    "select quel_dagster.commit_picture("
+    ":job_id, :token, cast(:member_id as uuid), :key, :size, :storage, :price, :total) as answer"
+)
+SETTLE_JOB = text("select quel_dagster.settle_job(:job_id, :token, :status, :total, :error, :inputs) as answer")
+KEEP_CANCEL = text("select quel_dagster.keep_cancel(:job_id)")
+
+#: Renew a lease by the database's clock; no row means that it is lost.
+RENEW_LEASE = text(
+    "update quel_dagster.job_lease set expires_at = clock_timestamp() + make_interval(secs => :seconds) "
+    "where job_id = :job_id and token = :token returning token"
+)
+RELEASE_LEASE = text("delete from quel_dagster.job_lease where job_id = :job_id and token = :token")
+
+#: Who pays for a job, and what they have (domain.md §8): the organization while active, else the member.
+#: The member is the claimed user if that is an existing member, else the job's own.
+PAYER = text(
+    """
+    select m.quel_member_id as member_id, m.quel_member_credit as member_credit,
+           o.org_id as org_id, o.org_credit as org_credit
+    from (select 1) one
+    left join lateral (
+        select quel_member_id, quel_member_credit from public.quel_member
+        where quel_member_id in (cast(:claimed_id as uuid), cast(:job_member_id as uuid))
+        order by quel_member_id = cast(:claimed_id as uuid) desc nulls last limit 1
+    ) m on true
+    left join public.quel_organization o
+        on o.org_id = cast(:org_id as uuid) and o.org_status = 'active'
+    """
+)
+
+FIND_ATTACHES = text(
+    "select attach_id, attach_file_path as file_path, attach_directory as directory "
+    "from public.quel_attach where attach_id = any(cast(:attach_ids as bigint[]))"
+)
+
+#: What the queue sensor has to know of the ids that it claimed: which exist, and what to tag their runs with.
+DESCRIBE_JOBS = text(
+    """
+    select j.job_id, j.production_id, j.job_type, j.job_status::text as job_status, j.total_images,
+           coalesce(j.quel_member_id, p.quel_member_id) as member_id, j.org_id,
+           coalesce(j.quel_production_path, p.quel_production_path) as production_path
+    from public.quel_production_jobs j
+    join public.quel_production_photo p using (production_id)
+    where j.job_id = any(cast(:job_ids as uuid[]))
+    """
+)
+
+#: One job as `quel status` shows it, with what it was charged.
+JOB_REPORT = text(
+    """
+    select j.job_id, j.production_id, j.job_type, j.job_status::text as status, j.total_images,
+           j.completed_images, j.failed_images, j.generated_attach_ids, j.error_message, j.retry_count,
+           j.created_at, j.started_at, j.completed_at, j.org_id,
+           coalesce(j.quel_member_id, p.quel_member_id) as member_id,
+           coalesce(j.quel_production_path, p.quel_production_path) as production_path,
+           p.production_status::text as production_status, p.attach_ids as production_attach_ids,
+           (select coalesce(-sum(c.amount), 0) from public.quel_credits c
+            where c.transaction_type = 'DEDUCT'
+              and c.attach_idx in (select attach_id from quel_dagster.attach_ids(j.generated_attach_ids))) as credits
+    from public.quel_production_jobs j
+    join public.quel_production_photo p using (production_id)
+    where j.job_id = any(cast(:job_ids as uuid[]))
+    """
+)
+
+JOB_PICTURES = text(
+    """
+    select i.attach_id, a.attach_file_path as key, a.attach_file_size as size, c.amount, c.balance_after, c.org_id
+    from public.quel_production_jobs j
+    cross join lateral quel_dagster.attach_ids(j.generated_attach_ids) i
+    left join public.quel_attach a on a.attach_id = i.attach_id
+    left join public.quel_credits c on c.attach_idx = i.attach_id and c.transaction_type = 'DEDUCT'
+    where j.job_id = :job_id order by i.place
+    """
+)
+
+#: As the web app does on Generate: the production first, then its job (domain.md §2).
+INSERT_PRODUCTION = text(
+    """
+    insert into public.quel_production_photo
+        (quel_member_id, production_name, pipeline_type, stage_count, total_quantity, quel_production_path)
+    values (:member_id, :name, :job_type, :stage_count, :total_images, :path)
+    returning production_id
+    """
+)
+INSERT_JOB = text(
+    """
+    insert into public.quel_production_jobs
+        (production_id, job_type, stage_index, stage_name, batch_index, total_images, job_input_data,
+         quel_member_id, org_id, estimated_credits, quel_production_path)
+    values (:production_id, :job_type, :stage_index, :stage_name, :batch_index, :total_images, :input_data,
+            :member_id, :org_id, :estimated_credits, :path)
+    returning job_id
+    """
+)
+INSERT_MEMBER = text(
+    "insert into public.quel_member (quel_email, quel_name, provider, provider_sub, quel_member_credit) "
+    "values (:email, :name, 'sandbox', :email, :credit) returning quel_member_id"
+)
+INSERT_ORGANIZATION = text(
+    "insert into public.quel_organization (org_name, org_credit, owner_id) "
+    "values (:name, :credit, :owner_id) returning org_id"
+)
+INSERT_ORGANIZATION_MEMBER = text(
+    "insert into public.quel_organization_member (org_id, member_id, role) values (:org_id, :member_id, 'owner')"
+)
+#: An uploaded reference picture, as the web app stores it.
+INSERT_ATTACH = text(
+    """
+    insert into public.quel_attach
+        (attach_original_name, attach_file_name, attach_file_path, attach_file_size, attach_file_type,
+         attach_directory, attach_storage_type)
+    values (:name, :name, :path, :size, :mime_type, :path, :storage)
+    returning attach_id
+    """
+)
+#: Pictures of the sandbox carry ids like those of domain.md §4: references from 39070, results after them.
+START_ATTACH_IDS_AT = "alter table public.quel_attach alter column attach_id restart with {first:d}"
+
+BALANCES = text(
+    "select (select org_credit from public.quel_organization where org_id = cast(:org_id as uuid)) as org_credit, "
+    "(select quel_member_credit from public.quel_member where quel_member_id = cast(:member_id as uuid)) "
+    "as member_credit"
+)
+
+WRITE_OP_OUTPUT = text(
+    "insert into quel_dagster.op_output (run_id, step_key, output, mapping_key, value) "
+    "values (:run_id, :step_key, :output, :mapping_key, :value) "
+    "on conflict (run_id, step_key, output, mapping_key) do update set value = excluded.value, created_at = now()"
+)
+READ_OP_OUTPUT = text(
+    "select value from quel_dagster.op_output "
+    "where run_id = :run_id and step_key = :step_key and output = :output and mapping_key = :mapping_key"
+)
+
+
+def with_json(statement: TextClause, *names: str) -> TextClause:
+    """The statement with these parameters sent as jsonb."""
+    return statement.bindparams(*(bindparam(name, type_=JSONB) for name in names))
