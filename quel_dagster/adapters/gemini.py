@@ -86,7 +86,7 @@ class Generation(Generic[T]):
 class GeminiClient:
     """Asks Gemini for pictures. Build one per process; it serves many tasks and event loops."""
 
-    def __init__(  # noqa: PLR0913  one keyword per setting
+    def __init__(
         self,
         *,
         api_key: str,
@@ -158,7 +158,7 @@ class GeminiClient:
             gate=gate,
         )
 
-    async def generate(  # noqa: PLR0913  a request has this many sides
+    async def generate(
         self,
         *,
         text: str,
