@@ -1,0 +1,18 @@
+"""What a job may ask for at most; beyond it the job is refused before anything is spent."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from quel_dagster.jobs.model import Value
+
+
+class Limits(Value):
+    """The sane limits of one job (domain.md §4); each has a setting of its own."""
+
+    max_images: int = Field(1_000, ge=1)
+    #: stages, combinations or portraits
+    max_units: int = Field(200, ge=1)
+    #: characters of a prompt, and of a negative prompt
+    max_prompt_length: int = Field(20_000, ge=1)
+    max_references_per_unit: int = Field(50, ge=1)
