@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     )
     supabase_url: str | None = Field(None, alias="SUPABASE_URL")
     supabase_service_key: SecretStr | None = Field(None, alias="SUPABASE_SERVICE_KEY")
+    # for `s3:`; without a key the machine's role is asked for one
+    aws_access_key_id: SecretStr | None = Field(None, alias="AWS_ACCESS_KEY_ID")
+    aws_secret_access_key: SecretStr | None = Field(None, alias="AWS_SECRET_ACCESS_KEY")
+    aws_session_token: SecretStr | None = Field(None, alias="AWS_SESSION_TOKEN")
+    aws_region: str | None = Field(None, alias="AWS_REGION")
+    aws_endpoint_url: str | None = Field(None, alias="AWS_ENDPOINT_URL")
 
     gemini_api_key: SecretStr | None = Field(None, alias="GEMINI_API_KEY")
     gemini_base_url: str | None = Field(

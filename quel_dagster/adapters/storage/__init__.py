@@ -1,0 +1,1 @@
+"""The object store: one door for `file:`, `s3:` and `supabase:`."""
