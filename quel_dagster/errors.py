@@ -140,3 +140,18 @@ class GeminiBadAnswerError(GeminiError):
 
 class GeminiRejectedError(GeminiError):
     """Gemini refuses every request of this installation (bad key, no permission, unknown model)."""
+
+
+# --- the services of one home --------------------------------------------------------------------------
+
+
+class ServiceError(QuelError):
+    """A service did not start, or ended by itself."""
+
+
+class HomeBusyError(QuelError):
+    """Another `quel up` is using this home."""
+
+
+class NotRunningError(QuelError):
+    """No `quel up` is running on this home."""
