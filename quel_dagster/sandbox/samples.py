@@ -1,0 +1,332 @@
+"""Sample jobs as the web app would insert them, and the reference pictures that their users uploaded.
+
+Ten jobs over all five categories and all four job types, thirty pictures in all: what `quel demo` shows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+from uuid import UUID
+
+from quel_dagster.jobs.model import Category, JobType
+from quel_dagster.sandbox.illustrations import illustrate
+
+Payer = Literal["organization", "member"]
+#: attachId in the input of a job, by the name of a reference picture
+AttachIds = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePicture:
+    """A picture as a user uploaded it."""
+
+    name: str
+    #: the type that jobs give it, one of domain.md §5
+    type: str
+    #: `attach_file_path` as the web app writes it; begins with `upload-`
+    file_name: str
+    mime_type: str
+    data: bytes
+
+    @property
+    def key(self) -> str:
+        """Where the object store holds it (domain.md §5)."""
+        return f"uploads/{self.file_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleJob:
+    """A job that a user could have sent."""
+
+    label: str
+    job_type: JobType
+    #: `quel_production_path`
+    production_path: Category
+    total_images: int
+    payer: Payer
+    _input: Callable[[_Upload], dict[str, Any]]
+
+    def input_data(self, attach_ids: AttachIds, user_id: UUID) -> dict[str, Any]:
+        """`job_input_data`, JSON exactly as a browser sends it (domain.md §4).
+
+        Args:
+            attach_ids: the attach id of each of `reference_pictures()`, by name.
+            user_id: the member who pressed Generate.
+        """
+        return {
+            "userId": str(user_id),
+            "category": self.production_path.value,
+            "globalContext": None,
+            **self._input(_Upload(attach_ids)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """How a browser names uploaded pictures: ids have become floats on the way."""
+
+    attach_ids: AttachIds
+
+    def id(self, name: str) -> float:
+        return float(self.attach_ids[name])
+
+    def all(self, *names: str) -> list[dict[str, Any]]:
+        return [{"attachId": self.id(name), "type": _REFERENCES[name][0]} for name in names]
+
+
+#: name → type, file format
+_REFERENCES: Mapping[str, tuple[str, Literal["JPEG", "PNG", "WEBP"]]] = {
+    "model": ("model", "JPEG"),
+    "top": ("top", "PNG"),
+    "pants": ("pants", "WEBP"),
+    "outer": ("outer", "JPEG"),
+    "shoes": ("shoes", "PNG"),
+    "bag": ("bag", "WEBP"),
+    "street": ("background", "JPEG"),
+    "beauty_model": ("model", "JPEG"),
+    "lipstick": ("lipstick", "PNG"),
+    "cream": ("cream", "WEBP"),
+    "serum": ("bottle", "JPEG"),
+    "marble": ("bg", "JPEG"),
+    "dish": ("dish", "JPEG"),
+    "ingredient": ("ingredient", "PNG"),
+    "garnish": ("garnish", "WEBP"),
+    "table": ("background", "JPEG"),
+    "actor_woman": ("actor", "JPEG"),
+    "actor_man": ("face", "WEBP"),
+    "lantern": ("prop", "JPEG"),
+    "harbour": ("bg", "JPEG"),
+    "fox": ("character", "PNG"),
+    "robot": ("character", "JPEG"),
+    "umbrella": ("prop", "WEBP"),
+    "meadow": ("background", "JPEG"),
+}
+_SAVING: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "JPEG": ("jpg", {"quality": 90}),
+    "PNG": ("png", {"compress_level": 1}),
+    "WEBP": ("webp", {"quality": 88, "method": 0}),
+}
+
+
+@cache
+def reference_pictures() -> Mapping[str, ReferencePicture]:
+    """Every picture that the sample jobs refer to, by name, in a fixed order; drawn once per process."""
+    with ThreadPoolExecutor(4) as threads:
+        return {picture.name: picture for picture in threads.map(_reference_picture, _REFERENCES)}
+
+
+def _reference_picture(name: str) -> ReferencePicture:
+    kind, file_format = _REFERENCES[name]
+    ending, options = _SAVING[file_format]
+    out = io.BytesIO()
+    illustrate(name).save(out, file_format, **options)
+    return ReferencePicture(
+        name=name,
+        type=kind,
+        file_name=f"upload-{name.replace('_', '-')}.{ending}",
+        mime_type=f"image/{file_format.lower()}",
+        data=out.getvalue(),
+    )
+
+
+# --- the jobs --------------------------------------------------------------------------------------------
+
+
+def sample_jobs(categories: Collection[Category] = tuple(Category)) -> list[SampleJob]:
+    """The sample jobs of some categories, fashion first."""
+    return [job for job in _JOBS if job.production_path in categories]
+
+
+def _lookbook(upload: _Upload) -> dict[str, Any]:
+    return {
+        "basePrompt": "Autumn lookbook, soft afternoon sun, relaxed, striped knit with jeans and sneakers",
+        "individualImageAttachIds": upload.all("model", "top", "pants", "outer", "shoes", "bag", "street"),
+        "combinations": [
+            {"angle": "front", "shot": "full", "quantity": 1.0},
+            {"angle": "side", "shot": "full", "quantity": 1.0},
+            {"angle": "back", "shot": "middle", "quantity": 1.0},
+            {"angle": "profile", "shot": "tight", "quantity": 1.0},
+        ],
+        "shotType": "full",
+        "angle": "front",
+        "aspect-ratio": "3:4",
+        "negative_prompt": "sunglasses, hats",
+    }
+
+
+def _two_stages(upload: _Upload) -> dict[str, Any]:
+    return {
+        "basePrompt": "best quality, masterpiece",
+        "stages": [
+            {
+                "stage_index": 0.0,
+                "prompt": "Stage 0 prompt",
+                "quantity": 2.0,
+                "individualImageAttachIds": upload.all("model", "top"),
+                "cameraAngle": "front",
+                "shotType": "middle",
+                "aspect-ratio": "16:9",
+            },
+            {
+                "stage_index": 1.0,
+                "prompt": "Stage 1 prompt: the same outfit under the trench coat, wind in the street",
+                "quantity": 2.0,
+                "individualImageAttachIds": upload.all("model", "outer", "street"),
+                "cameraAngle": "side",
+                "shotType": "full",
+                "aspect-ratio": "9:16",
+                "negative_prompt": "rain",
+            },
+        ],
+        "aspect-ratio": "16:9",
+    }
+
+
+def _accessories(upload: _Upload) -> dict[str, Any]:
+    return {
+        "prompt": "Sneakers and handbag as a still life on pale stone, long shadows",
+        "uploadedAttachIds": upload.all("shoes", "bag"),
+        "aspect-ratio": "1:1",
+    }
+
+
+def _portraits(upload: _Upload) -> dict[str, Any]:
+    return {
+        "basePrompt": "Editorial portrait, soft window light",
+        "mergedImages": [
+            {
+                "mergedAttachId": upload.id("outer"),
+                "wrappingPrompt": "Trench coat, belted, evening light",
+                "photoIndex": 0.0,
+            },
+            {"mergedAttachId": upload.id("top"), "wrappingPrompt": None, "photoIndex": 1.0},
+        ],
+        "aspect-ratio": "9:16",
+    }
+
+
+def _vanity(upload: _Upload) -> dict[str, Any]:
+    return {
+        "basePrompt": "Dewy skin, the lipstick in her hand, quiet morning light",
+        "individualImageAttachIds": upload.all("beauty_model", "lipstick", "cream", "marble"),
+        "combinations": [
+            {"angle": "front", "shot": "tight", "quantity": 2.0},
+            {"angle": "side", "shot": "middle", "quantity": 1.0},
+        ],
+        "aspectRatio": "4:3",
+    }
+
+
+def _skincare(upload: _Upload) -> dict[str, Any]:
+    return {
+        "prompt": "Cream and serum on wet slate, drops of water, fresh and clean",
+        "uploadedAttachIds": upload.all("cream", "serum"),
+        "aspect-ratio": "1:1",
+    }
+
+
+def _noodles(upload: _Upload) -> dict[str, Any]:
+    return {
+        "stages": [
+            {
+                "stage_index": 0.0,
+                "prompt": "Steaming bowl of noodles, rustic and inviting",
+                "quantity": 2.0,
+                "individualImageAttachIds": upload.all("dish", "ingredient", "garnish", "table"),
+                "cameraAngle": "overhead",
+                "shotType": "full-plate",
+                "isPreEdited": False,
+            },
+            {
+                "stage_index": 1.0,
+                "prompt": "The egg and the broth, glistening",
+                "quantity": 1.0,
+                "individualImageAttachIds": upload.all("dish"),
+                "cameraAngle": "macro",
+                "shotType": "detail",
+                "isPreEdited": True,
+                "aspect-ratio": "1:1",
+            },
+        ],
+        "basePrompt": "food photography",
+        "aspect-ratio": "4:3",
+    }
+
+
+def _menu(upload: _Upload) -> dict[str, Any]:
+    return {
+        "basePrompt": "Menu picture, bright daylight, a hand's breadth of table around the bowl",
+        "individualImageAttachIds": upload.all("dish", "garnish"),
+        "combinations": [
+            {"angle": "45-degree", "shot": "hero-shot", "quantity": 2.0},
+            {"angle": "overhead", "shot": "context", "quantity": 1.0},
+        ],
+        "aspect-ratio": "4:3",
+    }
+
+
+def _film(upload: _Upload) -> dict[str, Any]:
+    return {
+        "stages": [
+            {
+                "stage_index": 0.0,
+                "prompt": "Wide Shot, Eye Level. Two strangers meet on the quay at night, fog coming in",
+                "quantity": 1.0,
+                "individualImageAttachIds": upload.all("actor_woman", "actor_man", "harbour"),
+                "cameraAngle": "Eye Level",
+                "shotType": "Wide Shot",
+                "aspect-ratio": "21:9",
+            },
+            {
+                "stage_index": 1.0,
+                "prompt": "Low Angle, MCU. He raises the lantern, warm light on his face",
+                "quantity": 1.0,
+                "individualImageAttachIds": upload.all("actor_man", "lantern", "harbour"),
+                "cameraAngle": "Low Angle",
+                "shotType": "MCU",
+            },
+            {
+                "stage_index": 2.0,
+                "prompt": "Eye Level, ECU. Her eyes catch the light; she understands",
+                "quantity": 1.0,
+                "individualImageAttachIds": upload.all("actor_woman"),
+                "cameraAngle": "Eye Level",
+                "shotType": "ECU",
+            },
+        ],
+        "basePrompt": "film still",
+        "aspect-ratio": "16:9",
+    }
+
+
+def _comic(upload: _Upload) -> dict[str, Any]:
+    return {
+        "basePrompt": "The fox and the robot run down the hill to save the umbrella",
+        "individualImageAttachIds": upload.all("fox", "robot", "umbrella", "meadow"),
+        "combinations": [
+            {"angle": "front", "shot": "full-body", "quantity": 1.0, "fx": "speed-lines"},
+            {"angle": "three-quarter", "shot": "bust", "quantity": 1.0, "fx": "emotion"},
+            {"angle": "low-angle", "shot": "full-body", "quantity": 1.0, "fx": "impact"},
+            {"angle": "high-angle", "shot": "portrait", "quantity": 1.0, "fx": "aura"},
+        ],
+        "aspect-ratio": "16:9",
+    }
+
+
+_JOBS = (
+    SampleJob("Autumn lookbook", JobType.SINGLE_BATCH, Category.FASHION, 4, "organization", _lookbook),
+    SampleJob("Two stages", JobType.PIPELINE_STAGE, Category.FASHION, 4, "member", _two_stages),
+    SampleJob("Sneakers and bag", JobType.SIMPLE_GENERAL, Category.FASHION, 2, "organization", _accessories),
+    SampleJob("Portraits", JobType.SIMPLE_PORTRAIT, Category.FASHION, 2, "member", _portraits),
+    SampleJob("Morning vanity", JobType.SINGLE_BATCH, Category.BEAUTY, 3, "organization", _vanity),
+    SampleJob("Skincare still life", JobType.SIMPLE_GENERAL, Category.BEAUTY, 2, "member", _skincare),
+    SampleJob("Noodle bar", JobType.PIPELINE_STAGE, Category.EATS, 3, "organization", _noodles),
+    SampleJob("Menu pictures", JobType.SINGLE_BATCH, Category.EATS, 3, "member", _menu),
+    SampleJob("Night at the harbour", JobType.PIPELINE_STAGE, Category.CINEMA, 3, "organization", _film),
+    SampleJob("Fox and robot", JobType.SINGLE_BATCH, Category.CARTOON, 4, "member", _comic),
+)
