@@ -194,8 +194,8 @@ def _ensure_system_user() -> None:
         pwd.getpwnam(SYSTEM_USER)
         return
     try:
-        subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER],
+        subprocess.run(  # noqa: S603 - our own command line
+            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER],  # noqa: S607 - wherever it is
             check=True,
             capture_output=True,
         )

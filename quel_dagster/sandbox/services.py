@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -28,7 +29,6 @@ from quel_dagster.sandbox import embedded
 from quel_dagster.sandbox.endpoints import (
     OWN_SCHEMA,
     Endpoints,
-    endpoints_path,
     for_celery,
     home_of,
     in_own_schema,
@@ -69,7 +69,7 @@ class Stack:
         worker_grace: seconds that runs in flight get when the stack stops.
     """
 
-    def __init__(  # noqa: PLR0913 - each has a default
+    def __init__(
         self,
         settings: Settings,
         *,
@@ -169,12 +169,14 @@ class Stack:
         last = last_endpoints(home)
         passwords = embedded.passwords(home)
 
-        def free_port(last_port: int | None) -> int:
-            return undo.enter_context(_Reservation(last_port)).port
+        def free_port(name: str) -> int:
+            """A free port: that of the last start if it still is, so that URLs in open shells stay true."""
+            preferred: int | None = getattr(last, f"{name}_port", None)
+            return undo.enter_context(_Reservation(preferred)).port
 
         postgres_port = redis_port = gemini_port = None
         if settings.database_url is None:
-            postgres_port = free_port(last and last.postgres_port)
+            postgres_port = free_port("postgres")
             database_url = embedded.postgres_url(postgres_port, passwords["postgres"])
         else:
             database_url = settings.database_url.get_secret_value()
@@ -188,11 +190,11 @@ class Stack:
             dagster_url = in_own_schema(with_psycopg2(database_url))
         redis_url = settings.redis()
         if redis_url is None:
-            redis_port = free_port(last and last.redis_port)
+            redis_port = free_port("redis")
             redis_url = embedded.redis_url(redis_port, passwords["redis"])
         gemini_url = settings.gemini_base_url
         if gemini_url is None:
-            gemini_port = free_port(last and last.gemini_port)
+            gemini_port = free_port("gemini")
             gemini_url = f"http://{_LOOPBACK}:{gemini_port}"
         return Endpoints(
             home=home,
@@ -206,17 +208,15 @@ class Stack:
             else (home / "objects").as_uri(),
             gemini_base_url=gemini_url,
             gemini_api_key=STAND_IN_KEY if gemini_port is not None else None,
-            webserver_port=self._webserver_port(undo, last and last.webserver_port),
-            code_server_port=free_port(last and last.code_server_port),
+            webserver_port=free_port("webserver") if self._port == 0 else self._given_port(undo),
+            code_server_port=free_port("code_server"),
             postgres_port=postgres_port,
             redis_port=redis_port,
             gemini_port=gemini_port,
             supervisor_pid=os.getpid(),
         )
 
-    def _webserver_port(self, undo: ExitStack, last_port: int | None) -> int:
-        if self._port == 0:
-            return undo.enter_context(_Reservation(last_port)).port
+    def _given_port(self, undo: ExitStack) -> int:
         try:
             return undo.enter_context(_Reservation(self._port, any_other=False)).port
         except OSError:
@@ -317,7 +317,7 @@ class Stack:
             "worker",
             *("celery", "-A", self._celery_app, "worker", "--loglevel", "info", "--pool", "prefork"),
             *("--concurrency", str(workers), "--hostname", f"quel-{os.getpid()}@%h"),
-            ready=lambda log: re.search(r"celery@|quel-\d+@\S+ ready\.", log.text()) is not None,
+            ready=lambda log: re.search(r"@\S+ ready\.", log.text()) is not None,
             where=f"{workers} at a time",
             needs=("postgres", "redis", "gemini"),
             grace=self._worker_grace,
@@ -447,8 +447,6 @@ class _Reservation:
 
 
 def _with_needs(service: Service, names: set[str]) -> Service:
-    from dataclasses import replace
-
     return replace(service, needs=tuple(name for name in service.needs if name in names))
 
 

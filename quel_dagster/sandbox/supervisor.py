@@ -132,7 +132,7 @@ class Keeper(threading.Thread):
                 since = time.monotonic()
                 try:
                     self._run_once(began_well=began_well)
-                    return
+                    break
                 except Exception as error:  # noqa: BLE001 - a keeper reports whatever went wrong
                     began_well = began_well or self.is_ready.is_set()
                     self.is_ready.clear()
@@ -172,11 +172,10 @@ class Keeper(threading.Thread):
                 return
             if self.service.settle is not None:
                 self.service.settle()
+            how = "ready again" if began_well else "ready"
+            line = f"{self.service.name}: {how} after {time.monotonic() - since:.1f} s  {self.service.where}"
+            self._supervisor.echo(line.rstrip())
             self.is_ready.set()
-            again = "again " if began_well else ""
-            self._supervisor.echo(
-                f"{self.service.name}: {again}ready after {time.monotonic() - since:.1f} s  {self.service.where}".rstrip()
-            )
             process.wait()
         finally:
             if not self._stopping.is_set():
