@@ -155,7 +155,7 @@ begin
     select i.attach_id into v_attach
     from quel_dagster.attach_ids(v_job.generated_attach_ids) i
     join public.quel_attach a using (attach_id)
-    where a.attach_file_path = p_key
+    where a.attach_file_name = v_name  -- the name holds job and slot
     limit 1;
     if found then
         return jsonb_build_object('outcome', 'taken', 'attach_id', v_attach,

@@ -1,0 +1,201 @@
+"""The door to Redis: the list of job ids, and the user's cancel flags (domain.md §1).
+
+An id leaves `jobs:queue` only into `jobs:processing`, atomically, and leaves that only once a run for it exists
+(`finish`) or it can never run (`bury`). Until then every look at `jobs:processing` finds it again, with the same
+delivery number, so that a tick cut off halfway and repeated asks for the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+import redis
+import redis.asyncio
+
+from quel_dagster.errors import QuelError, SettingsError
+
+QUEUE = "jobs:queue"
+PROCESSING = "jobs:processing"
+DEAD = "jobs:dead"
+#: hash: job id → number of the delivery under way
+DELIVERIES = "jobs:deliveries"
+#: hash: job id → how often its row was looked for in vain
+MISSES = "jobs:misses"
+
+#: Ids of a burst arrive one by one; waiting this long after the first makes one tick of them.
+LINGER_SECONDS = 0.05
+#: A dead letter keeps the entry itself only up to this size.
+DEAD_VALUE_BYTES = 1024
+
+_UUID = re.compile(rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An entry of `jobs:processing`."""
+
+    #: the exact bytes in the list
+    raw: bytes
+    #: None when the entry is no UUID
+    job_id: UUID | None
+    #: names this delivery; the same until `finish` or `bury`
+    number: str = ""
+    #: how many equal entries the list holds
+    copies: int = 1
+
+    @property
+    def run_key(self) -> str:
+        return f"{self.job_id}:{self.number}"
+
+    def describe(self) -> str:
+        """The entry without its bytes, for logs: length and hash."""
+        return f"{len(self.raw)} bytes, sha256 {hashlib.sha256(self.raw).hexdigest()[:16]}"
+
+
+class JobQueue:
+    """The queue of job ids. Synchronous: its one reader is the sensor, whose tick blocks on it."""
+
+    def __init__(self, url: str) -> None:
+        """Raises SettingsError when `url` is no Redis URL. `rediss://` verifies the server's certificate."""
+        self._redis = _client(redis.Redis, url)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def push(self, *job_ids: UUID | str) -> None:
+        """Push ids as the web app does."""
+        self._redis.lpush(QUEUE, *(str(job_id) for job_id in job_ids))
+
+    def claim(self, *, wait_seconds: float, limit: int) -> int:
+        """Move waiting ids into `jobs:processing`, oldest first; block until there is one.
+
+        Args:
+            wait_seconds: how long to block on an empty queue; 0 looks once.
+            limit: ids at most.
+
+        Returns:
+            how many were moved.
+        """
+        if wait_seconds > 0:
+            if self._redis.blmove(QUEUE, PROCESSING, wait_seconds, "RIGHT", "LEFT") is None:
+                return 0
+            time.sleep(LINGER_SECONDS)
+            moved = 1
+        else:
+            moved = 0
+        while moved < limit:
+            # one round trip for a batch; LMOVE on an empty list answers nil
+            batch = self._redis.pipeline(transaction=False)
+            for _ in range(min(50, limit - moved)):
+                batch.lmove(QUEUE, PROCESSING, "RIGHT", "LEFT")
+            found = sum(1 for value in batch.execute() if value is not None)
+            moved += found
+            if found < 50:
+                break
+        return moved
+
+    def deliveries(self) -> list[Delivery]:
+        """Everything in `jobs:processing`, oldest first, equal entries as one, each with its delivery number."""
+        copies: dict[bytes, int] = {}
+        for raw in reversed(cast(list[bytes], self._redis.lrange(PROCESSING, 0, -1))):
+            copies[raw] = copies.get(raw, 0) + 1
+        if not copies:
+            return []
+        ids = {raw: UUID(raw.decode()) if _UUID.fullmatch(raw) else None for raw in copies}
+        fields = [str(job_id) for job_id in ids.values() if job_id]
+        numbers: dict[str, str] = {}
+        if fields:
+            batch = self._redis.pipeline(transaction=True)
+            for field in fields:
+                batch.hsetnx(DELIVERIES, field, secrets.token_hex(6))
+            batch.hmget(DELIVERIES, fields)
+            numbers = dict(zip(fields, (value.decode() for value in batch.execute()[-1]), strict=True))
+        return [
+            Delivery(raw=raw, job_id=job_id, number=numbers.get(str(job_id), ""), copies=copies[raw])
+            for raw, job_id in ids.items()
+        ]
+
+    def finish(self, deliveries: Sequence[Delivery]) -> None:
+        """A run exists for these: take their entries away."""
+        if deliveries:
+            batch = self._redis.pipeline(transaction=True)
+            for delivery in deliveries:
+                self._remove(batch, delivery)
+            batch.execute()
+
+    def missed(self, delivery: Delivery) -> int:
+        """Count that no row was found for this id; returns how often by now."""
+        return int(cast(int, self._redis.hincrby(MISSES, str(delivery.job_id), 1)))
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """Move an entry that can never run to `jobs:dead`, with the reason."""
+        letter = {
+            "reason": reason,
+            "length": len(delivery.raw),
+            "sha256": hashlib.sha256(delivery.raw).hexdigest(),
+            "at": time.time(),
+            "value": delivery.raw.decode("utf-8", "backslashreplace")
+            if len(delivery.raw) <= DEAD_VALUE_BYTES
+            else None,
+        }
+        batch = self._redis.pipeline(transaction=True)
+        batch.lpush(DEAD, json.dumps(letter))
+        self._remove(batch, delivery)
+        batch.execute()
+
+    @staticmethod
+    def _remove(batch: Any, delivery: Delivery) -> None:
+        batch.lrem(PROCESSING, 0, delivery.raw)
+        if delivery.job_id:
+            batch.hdel(DELIVERIES, str(delivery.job_id))
+            batch.hdel(MISSES, str(delivery.job_id))
+
+    def depths(self) -> dict[str, int]:
+        """How many entries each list holds: `queue`, `processing`, `dead`."""
+        batch = self._redis.pipeline(transaction=False)
+        for name in (QUEUE, PROCESSING, DEAD):
+            batch.llen(name)
+        return dict(zip(("queue", "processing", "dead"), batch.execute(), strict=True))
+
+    def dead(self) -> list[dict[str, Any]]:
+        """The dead letters, newest first."""
+        return [json.loads(letter) for letter in cast(list[bytes], self._redis.lrange(DEAD, 0, -1))]
+
+
+class CancelFlags:
+    """`job:{job_id}:cancelled`, for the event loop that makes pictures."""
+
+    def __init__(self, url: str) -> None:
+        """Raises SettingsError when `url` is no Redis URL."""
+        self._redis = _client(redis.asyncio.Redis, url)
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+    async def is_set(self, job_id: UUID) -> bool:
+        """Did the user ask to cancel this job (within the last hour)?"""
+        return bool(await self._redis.get(f"job:{job_id}:cancelled") == b"true")
+
+    async def set(self, job_id: UUID) -> None:
+        """Ask to cancel, as the web app does: the flag lives for one hour."""
+        await self._redis.set(f"job:{job_id}:cancelled", "true", ex=3600)
+
+
+def _client(kind: Any, url: str) -> Any:
+    try:
+        return kind.from_url(url, socket_connect_timeout=5, socket_keepalive=True, health_check_interval=30)
+    except ValueError:
+        raise SettingsError("REDIS_URL is not a Redis URL; use redis://host:6379/0 or rediss://… for TLS.") from None
+
+
+def unreachable(error: redis.RedisError) -> QuelError:
+    """A readable line for a Redis that is away; the address stays out of it, since it may hold a password."""
+    return QuelError(f"Redis does not answer ({type(error).__name__}); check REDIS_URL and that the server runs.")

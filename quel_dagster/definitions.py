@@ -1,0 +1,46 @@
+"""What Dagster loads: `defs`, made by `build_defs` with every resource replaceable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import Definitions, ExecutorDefinition
+from dagster_async_executor import async_executor
+
+from quel_dagster.pipeline.assets import image_job, results, source_tables
+from quel_dagster.pipeline.io_manager import JsonIOManager
+from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.pipeline.sensors import jobs_queue_sensor
+from quel_dagster.settings import Settings
+
+#: Steps open beyond those whose pictures are being made: one prepares its references meanwhile.
+STEPS_AHEAD = 1
+
+
+def build_defs(
+    *,
+    resource_overrides: Mapping[str, Any] | None = None,
+    executor: ExecutorDefinition | None = None,
+    settings: Settings | None = None,
+) -> Definitions:
+    """The definitions, with any resource (`studio`, `queue`, `io_manager`) replaced.
+
+    Raises:
+        SettingsError: the environment holds a value that cannot be used; a missing one is noticed when used.
+    """
+    settings = settings or Settings.read()
+    studio = StudioResource()
+    resources: dict[str, Any] = {"studio": studio, "queue": QueueResource(), "io_manager": JsonIOManager(studio=studio)}
+    return Definitions(
+        assets=[*source_tables, results],
+        jobs=[image_job],
+        sensors=[jobs_queue_sensor],
+        resources={**resources, **(resource_overrides or {})},
+        # Forty units at once would each pay Dagster's overhead before the first call is made.
+        executor=executor
+        or async_executor.configured({"max_concurrent": settings.max_concurrent_images + STEPS_AHEAD}, "quel_executor"),
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,52 @@
+"""The Celery application of a worker: `celery -A quel_dagster.pipeline.celery_app worker`.
+
+Importing this module starts a worker process, so the environment is read here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.signals import worker_process_init, worker_process_shutdown
+from dagster import DagsterInstance
+from dagster_celery.make_app import make_app
+from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
+
+from quel_dagster.errors import SettingsError
+from quel_dagster.pipeline.launcher import CELERY_SETTINGS, celery_url
+from quel_dagster.pipeline.process import StudioProcess
+from quel_dagster.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def _redis_url() -> str:
+    url = Settings.read().redis()
+    if url is None:
+        raise SettingsError('REDIS_URL is not set. Set it, or run eval "$(quel env)" beside a `quel up`.')
+    return celery_url(url)
+
+
+app = make_app(app_args={"broker": _redis_url(), "backend": _redis_url(), "config_source": dict(CELERY_SETTINGS)})
+
+execute_job = create_execute_job_task(app)
+resume_job = create_resume_job_task(app)
+
+
+@worker_process_init.connect
+def warm(**_: Any) -> None:
+    """Do once per process what the first run would wait for: imports, the definitions, the connections."""
+    from quel_dagster.definitions import defs  # noqa: PLC0415  a cold import takes seconds
+
+    defs.get_repository_def().get_all_jobs()
+    process = StudioProcess.current()
+    process.run(process.studio.parts.database.ensure_schema)
+    with DagsterInstance.get() as instance:
+        instance.get_runs(limit=1)
+
+
+@worker_process_shutdown.connect
+def close(**_: Any) -> None:
+    """Close the connections."""
+    StudioProcess.current().close()

@@ -1,0 +1,105 @@
+"""The queue sensor: an id pushed onto `jobs:queue` becomes one run."""
+
+from collections.abc import Sequence
+
+from dagster import (
+    DagsterInstance,
+    DefaultSensorStatus,
+    RunRequest,
+    RunsFilter,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+from redis import RedisError
+
+from quel_dagster.adapters.queue import Delivery, JobQueue, unreachable
+from quel_dagster.pipeline.assets import image_job, run_config
+from quel_dagster.pipeline.metadata import run_tags
+from quel_dagster.pipeline.resources import QueueResource, StudioResource
+
+#: A tick blocks on Redis this long; the daemon starts the next one as soon as it ends.
+WAIT_SECONDS = 5.0
+#: Runs that one tick asks for: what is above stays in Redis.
+RUNS_PER_TICK = 50
+#: An id may be pushed a moment before its row is committed; this many looks, one a tick, then it is dead.
+LOOKS_FOR_A_ROW = 3
+RUN_KEY_TAG = "dagster/run_key"
+
+
+@sensor(
+    job=image_job,
+    minimum_interval_seconds=1,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Waits on the Redis list jobs:queue and launches one run per job id.",
+)
+def jobs_queue_sensor(
+    context: SensorEvaluationContext, queue: QueueResource, studio: StudioResource
+) -> SensorResult | SkipReason:
+    """Claims ids into `jobs:processing`, asks for their runs, and takes an entry away once its run exists.
+
+    A repeated tick finds the same entries with the same run keys, so Dagster starts nothing twice.
+    """
+    job_queue = queue.open()
+    try:
+        finish_launched(job_queue, context.instance)
+        waiting = job_queue.deliveries()
+        if len(waiting) < RUNS_PER_TICK:
+            # What waits already is not held up by an empty queue.
+            job_queue.claim(wait_seconds=0 if waiting else WAIT_SECONDS, limit=RUNS_PER_TICK - len(waiting))
+        return requests(context, job_queue, studio)
+    except RedisError as error:
+        raise unreachable(error) from None
+    finally:
+        job_queue.close()
+
+
+def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
+    """Take away the entries whose run exists in Dagster's storage."""
+    deliveries = [delivery for delivery in queue.deliveries() if delivery.job_id]
+    if not deliveries:
+        return
+    runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: [delivery.run_key for delivery in deliveries]}))
+    launched = {run.tags[RUN_KEY_TAG] for run in runs}
+    queue.finish([delivery for delivery in deliveries if delivery.run_key in launched])
+
+
+def requests(context: SensorEvaluationContext, queue: JobQueue, studio: StudioResource) -> SensorResult | SkipReason:
+    """One run request per entry whose row exists; what can never run goes to `jobs:dead`."""
+    deliveries = queue.deliveries()[:RUNS_PER_TICK]
+    described = studio.describe_jobs([delivery.job_id for delivery in deliveries if delivery.job_id])
+    asked: list[RunRequest] = []
+    said: list[str] = []
+    for delivery in deliveries:
+        if delivery.job_id is None:
+            said.append(_bury(context, queue, delivery, "not a UUID"))
+        elif delivery.job_id in described:
+            asked.append(
+                RunRequest(
+                    run_key=delivery.run_key,
+                    run_config=run_config(delivery.job_id),
+                    tags=run_tags(described[delivery.job_id]),
+                )
+            )
+            context.log.info(f"Received new job: {delivery.job_id}")
+            if delivery.copies > 1:
+                said.append(f"{delivery.job_id} was pushed {delivery.copies} times; one run")
+        elif (looks := queue.missed(delivery)) >= LOOKS_FOR_A_ROW:
+            said.append(_bury(context, queue, delivery, "no such row in quel_production_jobs"))
+        else:
+            said.append(f"{delivery.job_id} has no row yet (look {looks} of {LOOKS_FOR_A_ROW})")
+    for line in said:
+        context.log.warning(line)
+    if asked:
+        return SensorResult(run_requests=asked)
+    return SkipReason(_sentence(said) or "No job id is waiting in jobs:queue.")
+
+
+def _bury(context: SensorEvaluationContext, queue: JobQueue, delivery: Delivery, reason: str) -> str:
+    queue.bury(delivery, reason)
+    return f"{delivery.job_id or delivery.describe()} went to jobs:dead: {reason}"
+
+
+def _sentence(lines: Sequence[str]) -> str:
+    return "; ".join(lines)

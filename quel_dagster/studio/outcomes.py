@@ -1,0 +1,107 @@
+"""What came of the work, as values that travel between ops and become a run's metadata."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from quel_dagster.jobs.model import Category, Job, JobStatus, JobType, PartLayout, Repair, Slot, Unit, Value
+
+
+class Ticket(Value):
+    """The job that a run works on, or the reason why it does not."""
+
+    job_id: UUID
+    #: set when the run has nothing to do here: another one is at work
+    refused: str | None = None
+    job: Job | None = None
+    #: the run whose work this one goes on with
+    took_over_from: str | None = None
+
+
+class Planned(Value):
+    """What a job will make, and who pays for it."""
+
+    job_id: UUID
+    category: Category | None = None
+    job_type: JobType | None = None
+    units: tuple[Unit, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    #: planned pictures, and how many of them exist already
+    total: int = 0
+    made_before: int = 0
+    #: who pays, in words; empty when nothing has to be paid
+    payer: str = ""
+    balance: int | None = None
+    #: as in Ticket
+    refused: str | None = None
+    #: why nothing is made although something is missing: the user cancelled
+    stopped: str | None = None
+
+
+class UnitTask(Value):
+    """A unit, and the job that it belongs to."""
+
+    job_id: UUID
+    unit: Unit
+
+
+class PictureMade(Value):
+    """A picture in the tables."""
+
+    slot: Slot
+    attach_id: int
+    key: str
+    #: made and charged by this run; False when the slot was filled before
+    new: bool = True
+    #: bytes of the stored WebP, and its pixels
+    size: int = 0
+    width: int = 0
+    height: int = 0
+    #: requests to Gemini
+    attempts: int = 0
+    #: seconds: in Gemini calls, waiting for them (backoff, limits), in the object store, in the transaction
+    gemini_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    storage_seconds: float = 0.0
+    database_seconds: float = 0.0
+    #: small WebP for the run page, base64
+    thumbnail: str | None = None
+    #: the payer's balance after the charge
+    balance: int | None = None
+
+
+class PictureFailed(Value):
+    """A slot that stayed empty, and why, in one sentence."""
+
+    slot: Slot
+    reason: str
+
+
+class UnitOutcome(Value):
+    """What one unit came to."""
+
+    unit: Unit
+    #: the run that did it; settle looks again at what an earlier run left missing
+    run_id: str
+    made: tuple[PictureMade, ...] = ()
+    failed: tuple[PictureFailed, ...] = ()
+    #: what Gemini was asked with; empty when it was not asked
+    parts: tuple[PartLayout, ...] = ()
+    text: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class JobOutcome(Value):
+    """How a run left its job."""
+
+    job_id: UUID
+    status: JobStatus
+    completed: int
+    failed: int
+    attach_ids: tuple[int, ...]
+    error: str | None
+    #: pictures and credits of this run alone
+    made_now: int
+    charged_now: int
+    balance: int | None

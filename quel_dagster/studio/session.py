@@ -1,0 +1,492 @@
+"""One run's work on one job: claimed with a lease, planned, made picture by picture, settled.
+
+A session lives on one event loop and knows nothing of Dagster. Whatever stops it (the user's cancel, a lost
+lease, an empty balance, a refused key) cancels the Gemini calls under way, and keeps what is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from uuid import UUID
+
+import anyio
+from redis import RedisError
+
+from quel_dagster.adapters.database.lease import LeaseKeeper
+from quel_dagster.adapters.database.store import Claim, Database, Payer
+from quel_dagster.adapters.gemini import GeminiClient
+from quel_dagster.adapters.queue import CancelFlags
+from quel_dagster.adapters.storage.store import ObjectStore
+from quel_dagster.errors import (
+    GeminiError,
+    GeminiRejectedError,
+    GeminiUnavailableError,
+    InsufficientCreditsError,
+    JobCancelledError,
+    LeaseLostError,
+    PayerError,
+    QuelError,
+    ReferenceUnavailableError,
+)
+from quel_dagster.jobs.composing import compose, wanted_references
+from quel_dagster.jobs.limits import Limits
+from quel_dagster.jobs.model import Brief, ImagePart, JobStatus, Plan, Slot, Unit
+from quel_dagster.jobs.pictures import StoredPicture, render_part, thumbnail, to_webp
+from quel_dagster.jobs.planning import plan_job
+from quel_dagster.jobs.storage_keys import picture_key, slot_of_key
+from quel_dagster.studio.outcomes import JobOutcome, PictureFailed, PictureMade, Planned, UnitOutcome
+from quel_dagster.studio.references import ReferenceShelf
+
+#: Takes one log line of the run (domain.md §10).
+Say = Callable[[str], None]
+
+#: A user's cancel is seen within two seconds; the flag is looked at twice in that time.
+CANCEL_POLL_SECONDS = 0.9
+#: After this many pictures in a row that could not even reach Gemini, the job is not worth going on.
+UNREACHABLE_PICTURES = 3
+#: Thumbnails of one unit that travel to its run page.
+THUMBNAILS_PER_UNIT = 12
+
+_say: ContextVar[Say] = ContextVar("say")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The outside parts that a session works with, each replaceable."""
+
+    database: Database
+    database_url: str
+    store: ObjectStore
+    gemini: GeminiClient
+    cancel_flags: CancelFlags
+    #: credits per picture
+    price: int
+    #: Gemini calls of one job at a time
+    max_concurrent_images: int
+    limits: Limits
+
+
+class JobSession:
+    """Made by `JobSession.open`; give it back with `close`."""
+
+    def __init__(self, parts: Parts, claim: Claim, run_id: str) -> None:
+        self.job = claim.job
+        self.took_over_from = claim.took_over_from
+        self.run_id = run_id
+        self.settled: JobOutcome | None = None
+        self._parts = parts
+        self._token = claim.token
+        self._plan: Plan | None = None
+        self._payer: Payer | None = None
+        self._claim = claim
+        self._covered: dict[Slot, int] = {}
+        self._calls = asyncio.Semaphore(parts.max_concurrent_images)
+        self._stop_reason: QuelError | None = None
+        self._scopes: set[anyio.CancelScope] = set()
+        self._unreachable = 0
+        self._made_now = 0
+        self._balance: int | None = None
+        self._shelf = ReferenceShelf(find_attaches=parts.database.find_attaches, store=parts.store, say=_say_here)
+        loop = asyncio.get_running_loop()
+        self._keeper = LeaseKeeper(
+            parts.database_url,
+            job_id=self.job.job_id,
+            token=self._token,
+            on_lost=lambda: _later(loop, self.stop, LeaseLostError()),
+        )
+        self._watcher = asyncio.create_task(self._watch_cancel(), name=f"cancel flag of {self.job.job_id}")
+
+    @classmethod
+    async def open(cls, parts: Parts, job_id: UUID, *, run_id: str, retry_of: Iterable[str] = ()) -> JobSession:
+        """Claim the job for a run.
+
+        Raises:
+            JobNotFoundError: no such row.
+            LeaseHeldError: another run is at work on it.
+        """
+        claim = await parts.database.claim(
+            job_id, run_id=run_id, retry_of=retry_of, worker=f"{socket.gethostname()}:{os.getpid()}"
+        )
+        session = cls(parts, claim, run_id)
+        if claim.cancelled:
+            session.stop(JobCancelledError(f"Job {job_id} was cancelled by the user."))
+        return session
+
+    async def close(self) -> None:
+        """Stop watching, and give the lease back unless `settle` did."""
+        self._keeper.stop()
+        self._watcher.cancel()
+        await asyncio.gather(self._watcher, return_exceptions=True)
+        if self.settled is None:
+            await self._parts.database.release(self.job.job_id, self._token)
+
+    # --- stopping ------------------------------------------------------------------------------------
+
+    @property
+    def stop_reason(self) -> QuelError | None:
+        """Why no more pictures are made; None while work goes on."""
+        return self._stop_reason
+
+    def stop(self, reason: QuelError) -> None:
+        """Make no more pictures: cancel the calls under way, refuse those to come. The first reason stays."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            for scope in self._scopes:
+                scope.cancel()
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Work that `stop` cuts short; raises the reason of the stop."""
+        if self._stop_reason is not None:
+            raise self._stop_reason
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+        if scope.cancelled_caught and self._stop_reason is not None:
+            raise self._stop_reason
+
+    async def _watch_cancel(self) -> None:
+        while True:
+            if await self._cancel_asked():
+                self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
+                return
+            await asyncio.sleep(CANCEL_POLL_SECONDS)
+
+    async def _cancel_asked(self) -> bool:
+        """Look at the flag; keep it for good when it is set. A Redis that is away has nothing to say."""
+        try:
+            asked = await self._parts.cancel_flags.is_set(self.job.job_id)
+        except (RedisError, OSError):
+            return False
+        if asked:
+            await self._parts.database.keep_cancel(self.job.job_id)
+        return asked
+
+    # --- planning ------------------------------------------------------------------------------------
+
+    async def plan(self, say: Say) -> Planned:
+        """Read the job's input, look who pays, and enter `processing` if there is anything to make.
+
+        Raises:
+            JobInputError: the input cannot be used; names the field.
+            PayerError, InsufficientCreditsError: nobody can pay.
+            JobCancelledError, LeaseLostError
+        """
+        plan = await self._planned()
+        for repair in plan.repairs:
+            say(f"Repaired {repair}")
+        missing = self._missing(plan)
+        if missing:
+            if self._stop_reason is None and await self._cancel_asked():
+                self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
+            if self._stop_reason is not None:
+                raise self._stop_reason
+            await self._look_at_balance()
+            await self._parts.database.begin(self.job.job_id, self._token)
+        return Planned(
+            job_id=self.job.job_id,
+            category=plan.category,
+            job_type=plan.job_type,
+            units=plan.units,
+            repairs=plan.repairs,
+            total=plan.total,
+            made_before=plan.total - missing,
+            payer=self._payer.name if self._payer else "",
+            balance=self._balance,
+        )
+
+    async def _planned(self) -> Plan:
+        if self._plan is None:
+            self._plan = await asyncio.to_thread(plan_job, self.job, self._parts.limits)
+            self._covered = _covered_slots(self._plan, self._claim)
+        return self._plan
+
+    def _missing(self, plan: Plan) -> int:
+        return sum(1 for unit in plan.units for slot in _slots(unit) if slot not in self._covered)
+
+    async def _look_at_balance(self) -> Payer:
+        """The payer, who can pay for one picture at least.
+
+        Raises:
+            PayerError, InsufficientCreditsError
+        """
+        claimed = self._plan.claimed_user_id if self._plan else None
+        payer = await self._parts.database.payer(claimed_id=claimed, job=self.job)
+        if payer is None:
+            raise PayerError(
+                f"Job {self.job.job_id}: neither userId nor quel_member_id is a member, so nobody can be charged."
+            )
+        self._payer = payer
+        self._balance = payer.balance
+        if payer.balance < self._parts.price:
+            raise InsufficientCreditsError(
+                f"The {payer.name} has {payer.balance} credits, a picture costs {self._parts.price}; "
+                "add credits and run the job again."
+            )
+        return payer
+
+    # --- making --------------------------------------------------------------------------------------
+
+    async def make(self, unit: Unit, say: Say) -> UnitOutcome:
+        """Make the pictures of a unit that are missing. What goes wrong with a picture is in the outcome."""
+        _say.set(say)
+        started = time.monotonic()
+        plan = await self._planned()
+        say(f"🎬 Stage {unit.index}/{len(plan.units)}: Processing {unit.quantity} images")
+        before = [
+            PictureMade(slot=slot, attach_id=self._covered[slot], key="", new=False)
+            for slot in _slots(unit)
+            if slot in self._covered
+        ]
+        missing = [slot for slot in _slots(unit) if slot not in self._covered]
+        brief: Brief | None = None
+        results: Sequence[PictureMade | PictureFailed] = ()
+        if missing:
+            try:
+                with self._stoppable():
+                    payer = await self._look_at_balance()
+                    brief, images = await self._prepare(unit, plan)
+                results = await asyncio.gather(
+                    *(self._picture(slot, brief, images, payer=payer, plan=plan, say=say) for slot in missing)
+                )
+            except QuelError as error:
+                self._stop_on(error)
+                results = [PictureFailed(slot=slot, reason=str(error)) for slot in missing]
+        say(f"Stage {unit.index} completed")
+        return UnitOutcome(
+            unit=unit,
+            run_id=self.run_id,
+            made=tuple(
+                sorted(
+                    [*before, *(result for result in results if isinstance(result, PictureMade))],
+                    key=lambda made: made.slot.number,
+                )
+            ),
+            failed=tuple(result for result in results if isinstance(result, PictureFailed)),
+            parts=brief.parts if brief else (),
+            text=brief.text if brief else "",
+            warnings=brief.warnings if brief else (),
+            seconds=time.monotonic() - started,
+        )
+
+    async def _prepare(self, unit: Unit, plan: Plan) -> tuple[Brief, tuple[ImagePart, ...]]:
+        """Fetch the unit's references, compose the text for those that are there, encode the image parts.
+
+        Raises:
+            ReferenceUnavailableError: the unit has references and none could be had (domain.md §5).
+        """
+        wanted = wanted_references(unit, plan.category)
+        fetched = await self._shelf.fetch(wanted)
+        if wanted and not fetched.pictures:
+            first = next(iter(fetched.missing.values()))
+            raise ReferenceUnavailableError(f"None of the {len(wanted)} reference pictures could be had: {first}")
+        brief = compose(unit, plan.category, fetched.pictures.keys())
+        for warning in brief.warnings:
+            _say.get()(warning)
+        images = await asyncio.gather(
+            *(asyncio.to_thread(render_part, part, fetched.pictures, unit.aspect_ratio) for part in brief.parts)
+        )
+        return brief, tuple(images)
+
+    async def _picture(
+        self, slot: Slot, brief: Brief, images: Sequence[ImagePart], *, payer: Payer, plan: Plan, say: Say
+    ) -> PictureMade | PictureFailed:
+        """One picture: Gemini, WebP, object store, the one transaction."""
+        try:
+            with self._stoppable():
+                async with self._calls:
+                    generation = await self._parts.gemini.generate(
+                        text=brief.text,
+                        parts=images,
+                        aspect_ratio=brief.aspect_ratio,
+                        accept=_to_webp,
+                        on_call=lambda _attempt: say("Calling Gemini API"),
+                        on_retry=lambda attempt, error, pause: say(
+                            f"Attempt {attempt} failed, next in {pause:.1f} s: {error}"
+                        ),
+                    )
+                self._unreachable = 0
+                picture = generation.result
+                key = picture_key(payer.member_id, self.job.job_id, slot)
+                uploading = time.monotonic()
+                await self._parts.store.put(key, picture.data, content_type="image/webp")
+            committing = time.monotonic()
+            # A stop may come while the transaction is under way: its answer is awaited all the same.
+            with anyio.CancelScope(shield=True):
+                committed = await self._parts.database.commit_picture(
+                    self.job.job_id,
+                    self._token,
+                    member_id=payer.member_id,
+                    key=key,
+                    size=len(picture.data),
+                    storage=self._parts.store.backend,
+                    price=self._parts.price,
+                    total=plan.total,
+                )
+                small = base64.b64encode(await asyncio.to_thread(thumbnail, picture.data)).decode()
+        except QuelError as error:
+            self._stop_on(error)
+            say(f"Picture {slot.number} of stage {slot.unit} failed: {error}")
+            return PictureFailed(slot=slot, reason=str(error))
+        self._covered[slot] = committed.attach_id
+        if not committed.taken:
+            self._made_now += 1
+            self._balance = committed.balance
+        say(f"Attach record created: ID={committed.attach_id}")
+        say(f"📊 Updating job progress: {committed.completed}/{plan.total} completed")
+        return PictureMade(
+            slot=slot,
+            attach_id=committed.attach_id,
+            key=key,
+            new=not committed.taken,
+            size=len(picture.data),
+            width=picture.width,
+            height=picture.height,
+            attempts=generation.attempts,
+            gemini_seconds=round(generation.seconds, 3),
+            waited_seconds=round(generation.waited, 3),
+            storage_seconds=round(committing - uploading, 3),
+            database_seconds=round(time.monotonic() - committing, 3),
+            thumbnail=small if slot.number < THUMBNAILS_PER_UNIT else None,
+            balance=committed.balance,
+        )
+
+    def _stop_on(self, error: QuelError) -> None:
+        """Some failures are not a picture's but the job's: nothing else would fare better."""
+        if isinstance(error, GeminiUnavailableError):
+            self._unreachable += 1
+            if self._unreachable >= UNREACHABLE_PICTURES:
+                self.stop(error)
+        elif isinstance(error, GeminiError):
+            self._unreachable = 0
+        if isinstance(error, GeminiRejectedError | PayerError | JobCancelledError | LeaseLostError):
+            self.stop(error)
+
+    # --- settling ------------------------------------------------------------------------------------
+
+    async def settle(self, outcomes: Sequence[UnitOutcome], say: Say) -> tuple[JobOutcome, tuple[UnitOutcome, ...]]:
+        """Make what an earlier run left missing, then end the job (domain.md §3).
+
+        Returns:
+            how the job ended, and the outcomes as they are now, in unit order.
+
+        Raises:
+            LeaseLostError
+        """
+        stale = [outcome.unit for outcome in outcomes if outcome.failed and outcome.run_id != self.run_id]
+        if stale:
+            try:
+                await self.plan(say)
+            except QuelError as error:
+                self.stop(error)
+            remade = await asyncio.gather(*(self.make(unit, say) for unit in stale))
+            again = {outcome.unit.index: outcome for outcome in remade}
+            outcomes = [again.get(outcome.unit.index, outcome) for outcome in outcomes]
+        ordered = tuple(sorted(outcomes, key=lambda outcome: outcome.unit.index))
+        plan = await self._planned()
+        if self._missing(plan) == 0 and self._made_now == 0 and self.job.job_status.ended:
+            # Nothing was missing: the rows are as they should be, and stay as they are.
+            return self._untouched(plan), ordered
+        return await self._end(JobStatus.COMPLETED, plan.total, _failures(ordered, self._stop_reason), plan), ordered
+
+    async def fail(self, reason: QuelError) -> JobOutcome:
+        """End a job that cannot be made: bad input, nobody to pay, cancelled before its start."""
+        total = self._plan.total if self._plan else max(0, self.job.total_images)
+        return await self._end(JobStatus.FAILED, total, str(reason), self._plan)
+
+    async def cancel(self, reason: str) -> JobOutcome:
+        """End a job whose run an operator stopped."""
+        total = self._plan.total if self._plan else max(0, self.job.total_images)
+        return await self._end(JobStatus.CANCELLED, total, reason, self._plan)
+
+    async def _end(self, status: JobStatus, total: int, error: str | None, plan: Plan | None) -> JobOutcome:
+        inputs = {ref.attach_id for unit in plan.units for ref in unit.references} if plan else set()
+        settled = await self._parts.database.settle(
+            self.job.job_id, self._token, status=status, total=total, error=error, inputs=len(inputs)
+        )
+        self._keeper.stop()
+        self.settled = JobOutcome(
+            job_id=self.job.job_id,
+            status=settled.status,
+            completed=settled.completed,
+            failed=settled.failed,
+            attach_ids=settled.attach_ids,
+            error=settled.error,
+            made_now=self._made_now,
+            charged_now=self._made_now * self._parts.price,
+            balance=self._balance,
+        )
+        return self.settled
+
+    def _untouched(self, plan: Plan) -> JobOutcome:
+        return JobOutcome(
+            job_id=self.job.job_id,
+            status=self.job.job_status,
+            completed=len(self._claim.made),
+            failed=0,
+            attach_ids=tuple(made.attach_id for made in self._claim.made),
+            error=None,
+            made_now=0,
+            charged_now=0,
+            balance=None,
+        )
+
+
+def _slots(unit: Unit) -> list[Slot]:
+    return [Slot(unit=unit.index, number=number) for number in range(unit.quantity)]
+
+
+def _covered_slots(plan: Plan, claim: Claim) -> dict[Slot, int]:
+    """Which slots the job's pictures fill. Pictures of another worker have no slot: they fill the first free ones."""
+    covered: dict[Slot, int] = {}
+    foreign: list[int] = []
+    for made in claim.made:
+        slot = slot_of_key(made.key or "", plan.job_id)
+        if slot is None:
+            foreign.append(made.attach_id)
+        else:
+            covered[slot] = made.attach_id
+    free = (slot for unit in plan.units for slot in _slots(unit) if slot not in covered)
+    covered.update(zip(list(free)[: len(foreign)], foreign, strict=False))
+    return covered
+
+
+def _say_here(line: str) -> None:
+    """Say it in the step that asked."""
+    _say.get()(line)
+
+
+def _later(loop: asyncio.AbstractEventLoop, function: Callable[[QuelError], None], reason: QuelError) -> None:
+    """Call on the session's loop, from another thread."""
+    with suppress(RuntimeError):  # the loop is closed: there is nothing left to stop
+        loop.call_soon_threadsafe(function, reason)
+
+
+async def _to_webp(data: bytes) -> StoredPicture:
+    return await asyncio.to_thread(to_webp, data)
+
+
+def _failures(outcomes: Sequence[UnitOutcome], stop: QuelError | None) -> str | None:
+    """Which pictures are missing and why, one line (domain.md §3)."""
+    failed = [(outcome.unit, failure) for outcome in outcomes for failure in outcome.failed]
+    if not failed:
+        return str(stop) if stop else None
+    total = sum(outcome.unit.quantity for outcome in outcomes)
+    reasons: dict[str, list[str]] = {}
+    for unit, failure in failed:
+        reasons.setdefault(failure.reason, []).append(f"{unit.key} #{failure.slot.number}")
+    told = "; ".join(
+        f"{', '.join(places[:8])}{' …' if len(places) > 8 else ''}: {why}" for why, places in reasons.items()
+    )
+    return f"{len(failed)} of {total} pictures failed. {told}"[:2000]
