@@ -82,7 +82,7 @@ def _references(chosen: Cast) -> str:
         text = role.several if several else role.one
         peers = [other for other in parts if other[0] == role]
         nth = f" {peers.index((role, part)) + 1} of {len(peers)}" if len(peers) > 1 else ""
-        paragraphs.append(f"Image {number} ({role.name}{nth}{_joined(part)}): {_filled(text, len(part.attach_ids))}")
+        paragraphs.append(f"Image {number} — {role.name}{nth}{_joined(part)}. {_filled(text, len(part.attach_ids))}")
     return "\n".join(paragraphs)
 
 
