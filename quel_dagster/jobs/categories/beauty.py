@@ -262,4 +262,5 @@ STYLE = CategoryStyle(
         "background alone": ("background",),
         "no references": (),
     },
+    sample_prompt="Morning light, dewy skin, a calm and honest mood.",
 )

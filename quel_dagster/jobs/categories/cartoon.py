@@ -182,4 +182,5 @@ STYLE = CategoryStyle(
         "prop and background": ("prop", "background"),
         "no references": (),
     },
+    sample_prompt="They find the map at last, and the cave begins to shake.",
 )

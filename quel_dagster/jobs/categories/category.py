@@ -141,6 +141,8 @@ class CategoryStyle(Value):
     portrait_type: str
     #: mixes of reference types worth showing in docs/prompts.md
     mixes: Mapping[str, tuple[str, ...]]
+    #: the user's prompt on that page
+    sample_prompt: str
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

@@ -227,4 +227,5 @@ STYLE = CategoryStyle(
         "props and location": ("prop", "prop", "background"),
         "no references": (),
     },
+    sample_prompt="Rain on the window; she reads the letter a second time.",
 )

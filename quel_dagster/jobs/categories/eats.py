@@ -241,4 +241,5 @@ STYLE = CategoryStyle(
         "background alone": ("background",),
         "no references": (),
     },
+    sample_prompt="A late autumn lunch, warm and generous.",
 )

@@ -280,4 +280,5 @@ STYLE = CategoryStyle(
         "background alone": ("background",),
         "no references": (),
     },
+    sample_prompt="An evening walk through the old town in blue jeans, 운동화를 신고, one hand in the pocket.",
 )
