@@ -144,7 +144,7 @@ def sample_jobs(categories: Collection[Category] = tuple(Category)) -> list[Samp
 
 def _lookbook(upload: _Upload) -> dict[str, Any]:
     return {
-        "basePrompt": "Autumn lookbook, soft afternoon sun, relaxed, striped knit with jeans and sneakers",
+        "basePrompt": "Autumn lookbook, soft afternoon sun, relaxed, striped knit, jeans, sneakers",
         "individualImageAttachIds": upload.all("model", "top", "pants", "outer", "shoes", "bag", "street"),
         "combinations": [
             {"angle": "front", "shot": "full", "quantity": 1.0},
@@ -200,11 +200,11 @@ def _portraits(upload: _Upload) -> dict[str, Any]:
         "basePrompt": "Editorial portrait, soft window light",
         "mergedImages": [
             {
-                "mergedAttachId": upload.id("outer"),
+                "mergedAttachId": upload.id("model"),
                 "wrappingPrompt": "Trench coat, belted, evening light",
                 "photoIndex": 0.0,
             },
-            {"mergedAttachId": upload.id("top"), "wrappingPrompt": None, "photoIndex": 1.0},
+            {"mergedAttachId": upload.id("beauty_model"), "wrappingPrompt": None, "photoIndex": 1.0},
         ],
         "aspect-ratio": "9:16",
     }
@@ -275,7 +275,7 @@ def _film(upload: _Upload) -> dict[str, Any]:
         "stages": [
             {
                 "stage_index": 0.0,
-                "prompt": "Wide Shot, Eye Level. Two strangers meet on the quay at night, fog coming in",
+                "prompt": "Eye Level, Wide Shot. Two strangers meet on the quay at night, fog coming in",
                 "quantity": 1.0,
                 "individualImageAttachIds": upload.all("actor_woman", "actor_man", "harbour"),
                 "cameraAngle": "Eye Level",
