@@ -25,6 +25,8 @@ class Settings(BaseSettings):
         extra="ignore",
         env_ignore_empty=True,
         populate_by_name=True,
+        # by name a field is read from the environment too, and without a prefix `home` is everybody's HOME
+        env_prefix="QUEL_",
         hide_input_in_errors=True,  # a bad URL may hold a password
     )
 
