@@ -79,7 +79,9 @@ class Phrases:
             opening=_clause(heads[0]),
             roles={
                 int(number): role.strip()
-                for number, role in re.findall(r"^Image (\d+) \(([^,)]+)", sections.get("REFERENCE IMAGES", ""), re.M)
+                for number, role in re.findall(
+                    r"^Image (\d+)[ :(—–-]+([^,.:)]+)", sections.get("REFERENCE IMAGES", ""), re.M
+                )
             },
             camera=tuple((label, _clause(words)) for label, colon, words in camera if colon),
             effect=_clause(sections.get("EFFECT", "")),
@@ -90,7 +92,7 @@ class Phrases:
 
 def _clause(text: str) -> str:
     """The first clause of a text."""
-    return re.split(r"[.;:,](?:\s|$)", text.strip(), maxsplit=1)[0].strip()
+    return re.split(r"[.;:,](?:\s|$)|\s[—–]\s", text.strip(), maxsplit=1)[0].strip()
 
 
 # --- colours of the kinds of scene -----------------------------------------------------------------------
@@ -135,7 +137,7 @@ def draw(request: PictureRequest) -> bytes:
     width, height = canvas.size
     pen = ImageDraw.Draw(canvas, "RGBA")
     margin = round(min(width, height) * 0.04)
-    top = _header(pen, request, phrases, ground, margin)
+    top = _header(pen, request, phrases, margin)
     bottom = _footer(pen, phrases, ground, (width, height), margin)
     _cards(canvas, pen, thumbnails, phrases, ground, (margin, top + margin, width - margin, bottom - margin))
     out = io.BytesIO()
@@ -149,7 +151,7 @@ def _backdrop(
     size = CANVAS_SIZES.get(aspect_ratio, CANVAS_SIZES["1:1"])
     for number, role in phrases.roles.items():
         place = thumbnails[number - 1] if number <= len(thumbnails) else None
-        if place is not None and role in {"background", "place", "setting"}:
+        if place is not None and role == "background":
             small = ImageOps.fit(place, (size[0] // 48, size[1] // 48))
             return small.resize(size, Image.Resampling.BICUBIC)
     return _gradient(size, ground).copy()
@@ -166,14 +168,14 @@ def _gradient(size: tuple[int, int], ground: Ground) -> Image.Image:
     return canvas
 
 
-def _header(pen: ImageDraw.ImageDraw, request: PictureRequest, phrases: Phrases, ground: Ground, margin: int) -> int:
+def _header(pen: ImageDraw.ImageDraw, request: PictureRequest, phrases: Phrases, margin: int) -> int:
     """Kind of picture and camera at the top left, aspect ratio at the top right; returns the lower edge."""
     width, height = CANVAS_SIZES.get(request.aspect_ratio, CANVAS_SIZES["1:1"])
     unit = min(width, height) / 100
-    ratio = f"{request.aspect_ratio}  ·  {width}×{height}"
-    small, large = _font(3.0 * unit), _font(3.7 * unit)
+    ratio = f"{request.aspect_ratio}  ·  {width} x {height}"
+    small, large = _font(3.0 * unit, phrases.opening), _font(3.7 * unit, str(phrases.camera))
     x, y = margin, margin
-    tag = _pill(pen, (width - margin, y), ratio, small, _INK, ground.accent, right=True)
+    tag = _pill(pen, (width - margin, y), ratio, small, _PAPER, "#000000a0", right=True)
     room = width - 2 * margin
     if phrases.opening:
         _pill(pen, (x, y), _cut(phrases.opening, small, tag - x - 2 * margin), small, _PAPER, "#000000a0")
@@ -220,7 +222,7 @@ def _cards(  # noqa: PLR0917  what to draw, with what, and where
         font = _font(4 * unit)
         pen.text(((left + right) / 2, (top + bottom) / 2), words, fill=ground.accent, font=font, anchor="mm")
         return
-    columns = max(1, min(count, round(math.sqrt(count * (right - left) / max(bottom - top, 1)))))
+    columns = max(range(1, count + 1), key=lambda n: min((right - left) / n, (bottom - top) / math.ceil(count / n)))
     rows = math.ceil(count / columns)
     caption, border = round(5 * unit), round(1.2 * unit)
     cell_width, cell_height = (right - left) / columns, (bottom - top) / rows
@@ -267,12 +269,13 @@ def _pill(  # noqa: PLR0917  a place, a text and its looks
 
 # --- letters ---------------------------------------------------------------------------------------------
 
-#: tried in this order for text that Pillow's own font has no letters for, such as Korean
+#: Pillow's own font has ASCII and these; the wide ones are tried in this order for anything else, such as Korean
+_OWN_LETTERS = "·–“”‘’…°"
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NanumGothic.ttf", "AppleSDGothicNeo.ttc", "malgun.ttf", "DejaVuSans.ttf")
 
 
 def _font(size: float, text: str = "") -> ImageFont.FreeTypeFont:
-    return _sized_font(round(size), any(ord(c) > 0x2122 for c in text))
+    return _sized_font(round(size), any(not c.isascii() and c not in _OWN_LETTERS for c in text))
 
 
 @lru_cache(64)

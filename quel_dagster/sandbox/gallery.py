@@ -120,10 +120,10 @@ def write_gallery(path_html: Path, jobs: Sequence[GalleryJob], *, title: str) ->
         negative = f'<p class="without">without: {escape(item.negative_prompt)}</p>' if item.negative_prompt else ""
         notes = "".join(f'<p class="note">{escape(note)}</p>' for note in item.notes)
         return (
-            f'<article class="card"><figure>{image}'
-            f"<figcaption><b>{escape(item.category)}</b><b>{escape(item.aspect_ratio)}</b></figcaption></figure>"
-            f'<div class="text"><p class="prompt">{escape(item.prompt)}</p>{negative}'
-            f"{f'<ul>{references}</ul>' if references else ''}<dl>{rows}</dl>{notes}</div></article>"
+            f'<article class="card"><figure>{image}</figure><div class="text">'
+            f'<p class="tags"><b>{escape(item.category)}</b><b>{escape(item.aspect_ratio)}</b></p>'
+            f'<p class="prompt">{escape(item.prompt)}</p>{negative}'
+            f"{f'<ul>{references}</ul>' if references else ''}{notes}<dl>{rows}</dl></div></article>"
         )
 
     def section(job: GalleryJob) -> str:
@@ -208,11 +208,11 @@ a{color:var(--accent);text-underline-offset:3px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(300px,100%),1fr));gap:22px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:14px;overflow:hidden;display:flex;
 flex-direction:column}
-figure{position:relative;background:#8881;aspect-ratio:4/3;display:grid;place-items:center;overflow:hidden}
-figure img{position:absolute;inset:0;width:100%;height:100%;object-fit:contain}
-figcaption{position:absolute;inset:auto 10px 10px;display:flex;justify-content:space-between}
-figcaption b{font-size:12px;font-weight:600;background:#000a;color:#fff;border-radius:99px;padding:2px 10px}
-figcaption b:empty{display:none}
+figure{background:#8881;display:grid;place-items:center;min-height:160px}
+figure img{display:block;width:100%;max-height:460px;object-fit:contain}
+.tags{display:flex;gap:6px;margin-bottom:8px}
+.tags b{font-size:12px;font-weight:600;background:#8882;border-radius:99px;padding:1px 10px}
+.tags b:empty{display:none}
 .missing,.none{color:var(--soft)}
 .text{padding:16px;display:flex;flex-direction:column;flex:1}
 .prompt{overflow-wrap:anywhere;display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:5;overflow:hidden}
@@ -220,9 +220,9 @@ figcaption b:empty{display:none}
 ul{list-style:none;padding:0;margin:12px 0 0;display:flex;flex-wrap:wrap;gap:8px}
 li{width:58px;text-align:center;font-size:11px;color:var(--soft)}
 li span{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-li img,li .none{width:58px;height:58px;border-radius:8px;object-fit:cover;display:block;line-height:58px;
-background:#8882}
-dl{display:grid;gap:2px;margin-top:auto;padding-top:14px;font-size:13px}
+li img,li .none{width:58px;height:58px;border-radius:8px;object-fit:cover;object-position:50% 15%;
+display:block;line-height:58px;background:#8882}
+dl{display:grid;gap:2px;padding-top:14px;font-size:13px}
 dl div{display:flex;gap:10px}
 dt{color:var(--soft);width:56px;flex:none}
 dd{overflow-wrap:anywhere}
@@ -232,27 +232,32 @@ dd{overflow-wrap:anywhere}
 
 # --- contact sheet ---------------------------------------------------------------------------------------
 
-_CELL, _GAP, _CAPTION = 300, 20, 62
+_CELL, _GAP, _CAPTION = 300, 24, 56
 _PAGE_COLOUR, _INK, _SOFT = "#f5f3ef", "#1d1c1a", "#6f6a62"
 
 
 def write_contact_sheet(path_png: Path, pictures: Sequence[GalleryPicture]) -> None:
     """Write all pictures, in their order, on one sheet with a caption each."""
     columns = max(1, min(6, math.ceil(math.sqrt(1.4 * len(pictures)))))
-    rows = math.ceil(len(pictures) / columns)
-    step_x, step_y = _CELL + _GAP, _CELL + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), _PAGE_COLOUR)
+    cells = [_small(item.picture, (_CELL, _CELL)) if item.picture else None for item in pictures]
+    rows = [range(at, min(at + columns, len(pictures))) for at in range(0, len(pictures), columns)]
+    heights = [max(cell.height if cell else _CELL // 2 for cell in (cells[i] for i in row)) for row in rows]
+    size = (columns * (_CELL + _GAP) + _GAP, sum(heights) + len(rows) * (_CAPTION + _GAP) + _GAP)
+    sheet = Image.new("RGB", size, _PAGE_COLOUR)
     pen = ImageDraw.Draw(sheet)
-    for index, item in enumerate(pictures):
-        x, y = _GAP + index % columns * step_x, _GAP + index // columns * step_y
-        small = None if item.picture is None else _small(item.picture, (_CELL, _CELL))
-        if small is None:
-            pen.rectangle([x, y, x + _CELL, y + _CELL], outline=_SOFT)
-            pen.text((x + _CELL / 2, y + _CELL / 2), "no picture", _SOFT, _font(18), anchor="mm")
-        else:
-            sheet.paste(small, (x + (_CELL - small.width) // 2, y + _CELL - small.height))
-        for line, (text, colour, size) in enumerate(_caption(item)):
-            pen.text((x + _CELL / 2, y + _CELL + 18 + 24 * line), text, colour, _font(size), anchor="mm")
+    y = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, i in enumerate(row):
+            middle = _GAP + column * (_CELL + _GAP) + _CELL // 2
+            cell = cells[i]
+            if cell is None:
+                pen.rectangle([middle - _CELL // 2, y, middle + _CELL // 2, y + height], outline=_SOFT)
+                pen.text((middle, y + height / 2), "no picture", _SOFT, _font(18), anchor="mm")
+            else:
+                sheet.paste(cell, (middle - cell.width // 2, y + height - cell.height))
+            for line, (text, colour, letters) in enumerate(_caption(pictures[i])):
+                pen.text((middle, y + height + 18 + 22 * line), text, colour, _font(letters), anchor="mm")
+        y += height + _CAPTION + _GAP
     sheet.save(path_png, "PNG")
 
 
