@@ -28,13 +28,15 @@ def _redis_url() -> str:
     return celery_url(url)
 
 
-app = make_app(app_args={"broker": _redis_url(), "backend": _redis_url(), "config_source": dict(CELERY_SETTINGS)})
+app = make_app(  # type: ignore[no-untyped-call]
+    app_args={"broker": _redis_url(), "backend": _redis_url(), "config_source": dict(CELERY_SETTINGS)}
+)
 
 execute_job = create_execute_job_task(app)
 resume_job = create_resume_job_task(app)
 
 
-@worker_process_init.connect
+@worker_process_init.connect  # type: ignore[untyped-decorator]
 def warm(**_: Any) -> None:
     """Do once per process what the first run would wait for: imports, the definitions, the connections."""
     from quel_dagster.definitions import defs  # noqa: PLC0415  a cold import takes seconds
@@ -46,7 +48,7 @@ def warm(**_: Any) -> None:
         instance.get_runs(limit=1)
 
 
-@worker_process_shutdown.connect
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def close(**_: Any) -> None:
     """Close the connections."""
     StudioProcess.current().close()

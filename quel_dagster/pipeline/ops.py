@@ -78,7 +78,7 @@ async def plan_units(context: OpExecutionContext, ticket: Ticket, studio: Studio
     if ticket.refused is not None:
         yield Output(Planned(job_id=ticket.job_id, refused=ticket.refused), "plan")
         return
-    async with studio.job_ends_with_failure(context):
+    async with studio.failure_in_words(context):
         session = await studio.session(context, ticket.job_id)
         try:
             plan = await studio.work(context, session.plan)
@@ -88,9 +88,8 @@ async def plan_units(context: OpExecutionContext, ticket: Ticket, studio: Studio
             return
     yield Output(plan, "plan", metadata=metadata.of_plan(plan))
     for unit in plan.units:
-        yield DynamicOutput(
-            UnitTask(job_id=plan.job_id, unit=unit), "units", mapping_key=unit.key, metadata=metadata.of_unit(unit)
-        )
+        task = UnitTask(job_id=plan.job_id, unit=unit)
+        yield DynamicOutput(task, unit.key, output_name="units", metadata=metadata.of_unit(unit))
 
 
 @op(
@@ -98,7 +97,7 @@ async def plan_units(context: OpExecutionContext, ticket: Ticket, studio: Studio
     description="Makes the missing pictures of one stage or combination; each is charged as it is stored.",
 )
 async def generate(context: OpExecutionContext, task: UnitTask, studio: StudioResource) -> Output[UnitOutcome]:
-    async with studio.job_ends_with_failure(context):
+    async with studio.failure_in_words(context):
         session = await studio.session(context, task.job_id)
         outcome = await studio.work(context, lambda say: session.make(task.unit, say))
     return Output(outcome, metadata=metadata.of_outcome(outcome))
@@ -115,7 +114,7 @@ async def settle(  # type: ignore[no-untyped-def]
         context.log.info(f"Nothing to settle: {plan.refused}")
         context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: "refused"})
         return
-    async with studio.job_ends_with_failure(context):
+    async with studio.failure_in_words(context):
         session = await studio.session(context, plan.job_id)
         outcome, outcomes_now = await studio.work(context, lambda say: session.settle(outcomes, say))
     context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: metadata.outcome_tag(outcome)})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from dagster import (
 
 from quel_dagster.adapters.database.store import JobDescription
 from quel_dagster.adapters.queue import JobQueue
-from quel_dagster.errors import LeaseLostError, QuelError, SettingsError
+from quel_dagster.errors import QuelError, SettingsError
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
 from quel_dagster.studio.session import JobSession, Say
@@ -75,33 +75,19 @@ class StudioResource(ConfigurableResource[None]):
             task.cancel()
 
     @asynccontextmanager
-    async def job_ends_with_failure(self, context: OpExecutionContext) -> AsyncIterator[None]:
-        """An op that fails for good ends its job as failed: nobody would come back to it.
-
-        A run whose process dies is another matter: it is retried, and its job stays as it is until then.
-        """
+    async def failure_in_words(self, context: OpExecutionContext) -> AsyncIterator[None]:
+        """An error of ours fails the op in its own words; the session ends its job with the same reason."""
         try:
             yield
         except QuelError as error:
-            await self._fail_job(context, error)
-            raise Failure(str(error), allow_retries=False) from None
-        except Exception as error:
-            # A bug: the run page has the traceback, the user gets a sentence.
-            reason = QuelError(f"Run {context.run_id} broke ({type(error).__name__}); see its page.")
-            await self._fail_job(context, reason)
-            raise
+            process, run_id, reason = self.process, context.run_id, error
 
-    async def _fail_job(self, context: OpExecutionContext, error: QuelError) -> None:
-        process, run_id = self.process, context.run_id
+            async def stop() -> None:
+                if session := process.studio.current(run_id):
+                    session.stop(reason)
 
-        async def fail() -> None:
-            session = process.studio.current(run_id)
-            if session is not None and session.settled is None:
-                session.stop(error)
-                with suppress(LeaseLostError):  # then it is another run's job by now
-                    await session.fail(error)
-
-        await process.call(fail)
+            await process.call(stop)
+            raise Failure(str(reason), allow_retries=False) from None
 
     def describe_jobs(self, job_ids: list[UUID]) -> dict[UUID, JobDescription]:
         """The rows of these ids that exist, for the sensor."""
@@ -109,23 +95,13 @@ class StudioResource(ConfigurableResource[None]):
         return process.run(lambda: process.studio.parts.database.describe_jobs(job_ids))
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
-        """The run is over in this process: give its lease back; a terminated run leaves its job `cancelled`."""
+        """The run is over in this process; a run that was terminated leaves its job `cancelled`."""
         run_id, process = context.run_id, self.process
         if run_id is None or process.studio.current(run_id) is None:
             return
         run = context.instance.get_run_by_id(run_id) if context.instance else None
         terminated = run is not None and run.status is DagsterRunStatus.CANCELING
-
-        async def leave() -> None:
-            session = process.studio.current(run_id)
-            if terminated and session is not None and session.settled is None:
-                reason = f"Stopped by an operator (run {run_id})."
-                session.stop(QuelError(reason))
-                with suppress(LeaseLostError):
-                    await session.cancel(reason)
-            await process.studio.close_session(run_id)
-
-        process.run(leave)
+        process.run(lambda: process.studio.close_session(run_id, terminated=terminated))
 
 
 class QueueResource(ConfigurableResource[None]):

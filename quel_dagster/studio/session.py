@@ -91,6 +91,8 @@ class JobSession:
         self._calls = asyncio.Semaphore(parts.max_concurrent_images)
         self._stop_reason: QuelError | None = None
         self._scopes: set[anyio.CancelScope] = set()
+        self._begun = False
+        self._beginning = asyncio.Lock()
         self._unreachable = 0
         self._made_now = 0
         self._balance: int | None = None
@@ -120,13 +122,30 @@ class JobSession:
             session.stop(JobCancelledError(f"Job {job_id} was cancelled by the user."))
         return session
 
-    async def close(self) -> None:
-        """Stop watching, and give the lease back unless `settle` did."""
-        self._keeper.stop()
-        self._watcher.cancel()
-        await asyncio.gather(self._watcher, return_exceptions=True)
-        if self.settled is None:
-            await self._parts.database.release(self.job.job_id, self._token)
+    async def close(self, *, terminated: bool = False) -> None:
+        """The run is over: end its job unless `settle` did, so that none stays in processing with nobody at work.
+
+        A job that had ended before, and in which this run changed nothing, stays as it is.
+
+        Args:
+            terminated: an operator stopped the run, so the job ends `cancelled`.
+        """
+        self.stop(QuelError(f"Run {self.run_id} ended before its job was done; its page says why."))
+        try:
+            if self.settled is None and (self._begun or not self.job.job_status.ended):
+                if terminated:
+                    await self._end(JobStatus.CANCELLED, f"Stopped by an operator (run {self.run_id}).")
+                else:
+                    await self._end(JobStatus.FAILED, str(self._stop_reason))
+        except LeaseLostError:
+            pass  # another run's job by now
+        finally:
+            self._keeper.stop()
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            await self._shelf.aclose()
+            if self.settled is None:
+                await self._parts.database.release(self.job.job_id, self._token)
 
     # --- stopping ------------------------------------------------------------------------------------
 
@@ -188,12 +207,7 @@ class JobSession:
             say(f"Repaired {repair}")
         missing = self._missing(plan)
         if missing:
-            if self._stop_reason is None and await self._cancel_asked():
-                self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
-            if self._stop_reason is not None:
-                raise self._stop_reason
-            await self._look_at_balance()
-            await self._parts.database.begin(self.job.job_id, self._token)
+            await self._begin()
         return Planned(
             job_id=self.job.job_id,
             category=plan.category,
@@ -205,6 +219,23 @@ class JobSession:
             payer=self._payer.name if self._payer else "",
             balance=self._balance,
         )
+
+    async def _begin(self) -> None:
+        """Enter `processing`, once per session: nobody cancelled, and somebody can pay.
+
+        Raises:
+            PayerError, InsufficientCreditsError, JobCancelledError, LeaseLostError
+        """
+        async with self._beginning:
+            if self._begun:
+                return
+            if self._stop_reason is None and await self._cancel_asked():
+                self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
+            if self._stop_reason is not None:
+                raise self._stop_reason
+            await self._look_at_balance()
+            await self._parts.database.begin(self.job.job_id, self._token)
+            self._begun = True
 
     async def _planned(self) -> Plan:
         if self._plan is None:
@@ -254,6 +285,7 @@ class JobSession:
         results: Sequence[PictureMade | PictureFailed] = ()
         if missing:
             try:
+                await self._begin()
                 with self._stoppable():
                     payer = await self._look_at_balance()
                     brief, images = await self._prepare(unit, plan)
@@ -386,10 +418,6 @@ class JobSession:
         """
         stale = [outcome.unit for outcome in outcomes if outcome.failed and outcome.run_id != self.run_id]
         if stale:
-            try:
-                await self.plan(say)
-            except QuelError as error:
-                self.stop(error)
             remade = await asyncio.gather(*(self.make(unit, say) for unit in stale))
             again = {outcome.unit.index: outcome for outcome in remade}
             outcomes = [again.get(outcome.unit.index, outcome) for outcome in outcomes]
@@ -398,19 +426,11 @@ class JobSession:
         if self._missing(plan) == 0 and self._made_now == 0 and self.job.job_status.ended:
             # Nothing was missing: the rows are as they should be, and stay as they are.
             return self._untouched(plan), ordered
-        return await self._end(JobStatus.COMPLETED, plan.total, _failures(ordered, self._stop_reason), plan), ordered
+        return await self._end(JobStatus.COMPLETED, _failures(ordered, self._stop_reason)), ordered
 
-    async def fail(self, reason: QuelError) -> JobOutcome:
-        """End a job that cannot be made: bad input, nobody to pay, cancelled before its start."""
-        total = self._plan.total if self._plan else max(0, self.job.total_images)
-        return await self._end(JobStatus.FAILED, total, str(reason), self._plan)
-
-    async def cancel(self, reason: str) -> JobOutcome:
-        """End a job whose run an operator stopped."""
-        total = self._plan.total if self._plan else max(0, self.job.total_images)
-        return await self._end(JobStatus.CANCELLED, total, reason, self._plan)
-
-    async def _end(self, status: JobStatus, total: int, error: str | None, plan: Plan | None) -> JobOutcome:
+    async def _end(self, status: JobStatus, error: str | None) -> JobOutcome:
+        plan = self._plan
+        total = plan.total if plan else max(0, self.job.total_images)
         inputs = {ref.attach_id for unit in plan.units for ref in unit.references} if plan else set()
         settled = await self._parts.database.settle(
             self.job.job_id, self._token, status=status, total=total, error=error, inputs=len(inputs)

@@ -70,12 +70,12 @@ class Studio:
         """The run's session, if it is open in this process."""
         return self._sessions.get(run_id)
 
-    async def close_session(self, run_id: str) -> None:
-        """The run is over in this process."""
+    async def close_session(self, run_id: str, *, terminated: bool = False) -> None:
+        """The run is over in this process; `terminated` when an operator stopped it."""
         self._opening.pop(run_id, None)
         session = self._sessions.pop(run_id, None)
         if session is not None:
-            await session.close()
+            await session.close(terminated=terminated)
 
     async def aclose(self) -> None:
         """Close every session and outside part."""
