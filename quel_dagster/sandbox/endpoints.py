@@ -48,6 +48,8 @@ class Endpoints(BaseModel):
     postgres_port: int | None = None
     redis_port: int | None = None
     gemini_port: int | None = None
+    #: runs at a time
+    workers: int
     supervisor_pid: int
 
     @property
@@ -71,6 +73,7 @@ class Endpoints(BaseModel):
             "DAGSTER_POSTGRES_URL": self.dagster_postgres_url,
             "CELERY_BROKER_URL": self.celery_broker_url,
             "CELERY_RESULT_BACKEND": self.celery_broker_url,
+            "QUEL_WORKERS": str(self.workers),
             "QUEL_WEBSERVER_URL": self.webserver_url,
             "QUEL_CODE_SERVER_PORT": str(self.code_server_port),
         }

@@ -213,6 +213,7 @@ class Stack:
             postgres_port=postgres_port,
             redis_port=redis_port,
             gemini_port=gemini_port,
+            workers=settings.workers,
             supervisor_pid=os.getpid(),
         )
 
@@ -287,7 +288,7 @@ class Stack:
         return self._python(
             "code-server",
             *("dagster", "api", "grpc", "-m", self._definitions, "--location-name", LOCATION),
-            *("--host", _LOOPBACK, "--port", str(port), "--inject-env-vars-from-instance"),
+            *("--host", _LOOPBACK, "--port", str(port)),
             ready=lambda _log: _accepts(port),  # it listens once the definitions are loaded
             where=f"{_LOOPBACK}:{port}",
         )
