@@ -102,6 +102,7 @@ _BROKEN: Final = (
     EOFError,
     TypeError,
     MemoryError,
+    RuntimeError,  # AVIF
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -240,11 +241,10 @@ def _grid(pictures: list[Picture], columns: int, aspect_ratio: str) -> Image.Ima
     canvas = Image.new("RGB", canvas_size, _WHITE)
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
-        x = column * cell_width + (cell_width - picture.width) // 2
-        y = row * cell_height + (cell_height - picture.height) // 2
-        cell = _drawn(picture.data, scale)
-        place = round(left + x * scale), round(top + y * scale)
-        canvas.paste(cell, place, cell if cell.mode == "RGBA" else None)
+        shown = _drawn(picture.data, scale)
+        x = left + (column + 0.5) * cell_width * scale - shown.width / 2
+        y = top + (row + 0.5) * cell_height * scale - shown.height / 2
+        canvas.paste(shown, (round(x), round(y)), shown if shown.mode == "RGBA" else None)
     return canvas
 
 
@@ -331,12 +331,11 @@ def _is_animated(image: Image.Image) -> bool:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Eight bits a channel and no palette, so that it can be resampled."""
-    if image.mode.startswith("I;16"):
-        # Pillow would clip instead of scale
-        return image.point([value >> 8 for value in range(1 << 16)], "L")
-    if image.mode in {"I", "F"}:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow would clip at 255 instead of scaling
         brightest: Any = image.getextrema()[1]
-        white = next((top for top in (1, 255, 65_535) if brightest <= top), brightest)
+        tops = (65_535,) if image.mode.startswith("I;16") else (1, 255, 65_535)
+        white = next((top for top in tops if brightest <= top), brightest)
         return image.convert("F").point(lambda value: value * (255 / white)).convert("L")
     if image.has_transparency_data:
         return image.convert("RGBA")

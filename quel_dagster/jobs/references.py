@@ -76,5 +76,5 @@ def checked_key(key: str) -> str:
 
 
 def _refused(key: str, why: str) -> StorageKeyError:
-    shown = ascii(key if len(key) <= 80 else key[:80] + "…")
+    shown = repr(key if len(key) <= 80 else key[:80] + "…")
     return StorageKeyError(f"storage key {shown} is refused: {why}")
