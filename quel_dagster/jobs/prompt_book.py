@@ -53,7 +53,7 @@ def _mix(style: CategoryStyle, mix: str, types: tuple[str, ...]) -> Iterator[str
     yield f"```text\n{plain.text}\n```\n"
     cameras = list(product(style.angles, style.shots))
     rows = [(f"{a} × {s}", _brief(style, types, a, s)) for a, s in cameras]
-    yield from _table(f"All {len(cameras)} cameras", plain, rows)
+    yield from _table(f"All {len(cameras)} cameras", plain, rows, always="CAMERA")
     variants = [(f"fx {fx}", _brief(style, types, angle, shot, fx=fx)) for fx in style.effects]
     edited = _brief(style, types, angle, shot, pre_edited=True)
     if edited != plain:
@@ -86,31 +86,29 @@ def _parts(brief: Brief) -> str:
     return ", ".join(shown) or "none"
 
 
-def _table(title: str, plain: Brief, rows: list[tuple[str, Brief]]) -> Iterator[str]:
+def _table(title: str, plain: Brief, rows: list[tuple[str, Brief]], *, always: str | None = None) -> Iterator[str]:
+    """One row per brief, with the section `always` and the lines that `plain` does not have."""
     yield f"<details><summary>{title}</summary>\n"
     yield "| variant | sections |"
     yield "| --- | --- |"
     usual = _sections(plain)
     for name, brief in rows:
         sections = _sections(brief)
-        cells = [
-            f"**{head}** {new}" for head, body in sections.items() if (new := _new(head, body, usual.get(head, "")))
-        ]
+        cells = []
+        for head, body in sections.items():
+            known = [] if head == always else usual.get(head, "").splitlines()
+            new = [line for line in body.splitlines() if line not in known]
+            cells += [f"**{head}** " + "<br>".join(new)] if new else []
         cells += [f"*left out:* {head}" for head in usual if head not in sections]
         cells += [f"*warning:* {warning}" for warning in brief.warnings if warning not in plain.warnings]
-        yield f"| {name} | {'<br>'.join(cells).replace('|', chr(92) + '|').replace(chr(10), '<br>')} |"
+        yield f"| {name} | {'<br>'.join(cells).replace('|', '/')} |"
     yield "\n</details>\n"
 
 
-def _new(head: str, body: str, usual: str) -> str:
-    known = [] if head == "CAMERA" else usual.splitlines()
-    return "\n".join(line for line in body.splitlines() if line not in known)
-
-
 def _sections(brief: Brief) -> dict[str, str]:
-    """The text by heading; the opening has none."""
-    pieces = re.split(r"(?:\A|\n\n)(?=[A-Z ]+\n)", brief.text)
-    found = {"": pieces[0]}
+    """The text by heading; what stands before the first one is the opening."""
+    pieces = re.split(r"\n\n(?=[A-Z ]+\n)", brief.text)
+    found = {"OPENING": pieces[0]}
     for piece in pieces[1:]:
         head, body = piece.split("\n", 1)
         found[head] = body

@@ -37,7 +37,9 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     tail = rf"(?:들)?(?:{_PARTICLES})?(?!\w)"
     alternatives = []
     if english:
-        alternatives.append(rf"(?<![A-Za-z0-9_])(?<![A-Za-z0-9]-)(?:[A-Za-z]+-)*(?:{english})(?:['’]s)?(?!-\w){tail}")
+        alternatives.append(
+            rf"(?<![A-Za-z0-9_])(?<![A-Za-z0-9]-)(?:[A-Za-z]+-)*(?:{english})(?:['’]s|['’](?!\w))?(?!-\w){tail}"
+        )
     if korean:
         alternatives.append(rf"(?<!\w)(?:{korean}){tail}")
     return re.compile("|".join(alternatives) or r"(?!)", re.IGNORECASE)

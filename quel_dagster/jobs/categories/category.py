@@ -32,7 +32,7 @@ def _flow(text: str) -> str:
     unknown = {name for _, name, _, _ in Formatter().parse(wrapped) if name is not None} - PLACEHOLDERS
     if unknown:
         raise ValueError(f"unknown placeholder {sorted(unknown)} in: {wrapped[:60]}")
-    return re.sub(r"[ \t]*\n[ \t]*(?![\s-])", " ", wrapped)
+    return re.sub(r"(?<!\n)\n(?!\n|- )", " ", wrapped)
 
 
 Text = Annotated[str, AfterValidator(_flow)]
