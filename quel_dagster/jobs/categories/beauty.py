@@ -21,9 +21,9 @@ PERSON = """
 """
 
 PRODUCT = """
-    A product. Keep it as if it stood in front of the camera: shape and proportions of the container, cap,
+    Keep this product as if it stood in front of the camera: shape and proportions of the container, cap,
     pump or brush, colour and shade, finish, transparency, and the label with its lettering and logo
-    letter by letter, in the same place. True scale: it is as large as it is in a hand.
+    letter by letter, in the same place. True scale: as large as it is in a hand.
 """
 
 PRODUCTS = """
@@ -109,6 +109,7 @@ HELD_PRODUCT_RULES = """
     - Every product of the reference images is seen once, and it is held or it rests: in a hand whose
     fingers close around it believably, against skin, or on a surface, with a contact shadow. It never
     floats.
+    - Whatever the framing, every product stays in view, near the face or in the hand.
     - True scale: a lipstick is as long as a finger, a compact fits a palm.
     - The product is lit again with the scene: same direction, softness and colour of light as on the
     face, with reflections of this room in its gloss, not those of the reference image.
@@ -144,8 +145,7 @@ PERSON_AVOID = """
 """
 
 STILL_LIFE_AVOID = """
-    - People and parts of people: no face, no lips, no hands, no fingers, no skin, no reflection of
-    anyone.
+    - People and any part of them: a face, lips, hands, fingers, skin, somebody's reflection.
     - One product more or one fewer; changed shapes, shades or labels; invented lettering.
 """
 

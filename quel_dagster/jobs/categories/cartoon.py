@@ -14,14 +14,14 @@ from quel_dagster.jobs.model import Category
 # --- reference images --------------------------------------------------------------------------------
 
 CHARACTER = """
-    A character. Stay on model: proportions of head and body, face shape, eyes, hair shape and colour,
-    skin or fur colour, costume, markings and accessories exactly as designed, and the line and shading
-    style it is drawn in. Pose, expression and viewpoint follow the brief. The light of the scene falls on
-    it; the flat light of the design sheet stays behind.
+    Stay on model: proportions of head and body, face shape, eyes, hair shape and colour, skin or fur
+    colour, costume, markings and accessories exactly as designed, and the line and shading style it is
+    drawn in. Pose, expression and viewpoint follow the brief. The light of the scene falls on it; the
+    flat light of the design sheet stays behind.
 """
 
 PROP = """
-    A prop. Keep its design, colours and size next to the characters, drawn in the same style as they are.
+    Keep its design, colours and size next to the characters, drawn in the same style as they are.
 """
 
 PROPS = """
@@ -31,9 +31,9 @@ PROPS = """
 """
 
 PLACE = """
-    The place. Take over its architecture or landscape, its palette, its hour and its mood, and draw it
-    anew in the characters' style from this camera's position. Reinterpret it, do not paste it in; its
-    light colours everything in the drawing.
+    Take over the kind of place, its architecture or landscape, its palette, its hour and its mood, and
+    draw it anew in the characters' style from this camera's position. Reinterpret it, do not paste it in;
+    its light colours everything in the drawing.
 """
 
 # --- camera -------------------------------------------------------------------------------------------
@@ -91,8 +91,7 @@ RULES = """
 """
 
 AVOID = """
-    - One character more or one fewer than said above; twins, doubles, crowds, unless the brief asks for a
-    crowd.
+    - One character more or one fewer than said above; twins, doubles, bystanders, crowds.
     - Designs that drift: other hair, eyes, costume or colours; features of one character on another.
     - A photograph or 3D render where the references are drawn; comic panels, speech bubbles, sound words,
     design sheets, turnarounds.

@@ -14,9 +14,9 @@ from quel_dagster.jobs.model import Category
 # --- reference images --------------------------------------------------------------------------------
 
 ACTOR = """
-    An actor. The still shows this very person, recognisable at first glance: face shape, eyes, nose,
-    mouth, skin tone and marks, hair, age and build. Expression, pose and viewpoint belong to the scene;
-    wardrobe too, where other images or the brief supply it, otherwise it stays.
+    The still shows this very person, recognisable at first glance: face shape, eyes, nose, mouth, skin
+    tone and marks, hair, age and build. Expression, pose and viewpoint belong to the scene; wardrobe too,
+    where other images or the brief supply it, otherwise it stays.
 """
 
 COSTUME = """
@@ -32,8 +32,8 @@ COSTUMES = """
 """
 
 PROP = """
-    A prop. Keep its shape, material, colour, markings and true size; it is held, worn, used or stands
-    where the story needs it.
+    Keep its shape, material, colour, markings and true size; it is held, worn, used or stands where the
+    story needs it.
 """
 
 PROPS = """
@@ -43,9 +43,9 @@ PROPS = """
 """
 
 LOCATION = """
-    The location. Understand its architecture or landscape, its hour, its weather and where its light
-    comes from, and stage the scene in it from this camera's position. Reinterpret it, do not paste it in
-    as a backdrop; actors and place share one light and one air.
+    Read this location: its architecture or landscape, its hour, its weather and where its light comes
+    from, and stage the scene in it from this camera's position. Reinterpret it, do not paste it in as a
+    backdrop; actors and place share one light and one air.
 """
 
 # --- camera: the words in front of each text are the user's own ---------------------------------------
@@ -107,9 +107,9 @@ ONE_ACTOR = """
 """
 
 SEVERAL_ACTORS = """
-    A still from a feature film with exactly {count} actors, all of them in the same room of the story and
-    under the same light, each once, each keeping their own face. It is one frame out of a running scene:
-    something has just happened or is about to.
+    A still from a feature film with exactly {count} actors, together in one scene and under one light,
+    each of them once and each with their own face. It is one frame out of a running scene: something has
+    just happened or is about to.
 """
 
 NO_ACTOR = """

@@ -14,14 +14,14 @@ from quel_dagster.jobs.model import Category
 # --- reference images --------------------------------------------------------------------------------
 
 DISH = """
-    The dish. It stays the same food: the same kind, components, cut, doneness, sauce and colour, so that
+    This dish stays the same food: the same kind, components, cut, doneness, sauce and colour, so that
     whoever cooked it would know it again.
 """
 
 DISHES = """
-    {count} dishes, side by side only to save space: each is a dish of its own, and both are on the table.
-    They stay the same food: the same kind, components, cut, doneness, sauce and colour. The line between
-    them is never seen.
+    The {count} dishes are shown side by side only to save space: each is a dish of its own, and both are
+    on the table. They stay the same food: the same kind, components, cut, doneness, sauce and colour. The
+    line between them is never seen.
 """
 
 INGREDIENT = """
@@ -30,9 +30,9 @@ INGREDIENT = """
 """
 
 INGREDIENTS = """
-    {count} ingredients or sides, side by side only to save space: each is used, separately. Show them
-    fresh and true to kind: variety, colour, ripeness, cut. They support the dish and never outshine it.
-    The line between them is never seen.
+    The {count} ingredients or sides are shown side by side only to save space: each is used, separately.
+    Show them fresh and true to kind: variety, colour, ripeness, cut. They support the dish and never
+    outshine it. The line between them is never seen.
 """
 
 PROP = """
@@ -41,9 +41,9 @@ PROP = """
 """
 
 PROPS = """
-    {count} props or garnishes, side by side only to save space: each is used, separately. Keep shape,
-    material and colour of each; place them as a stylist would, where they help the eye towards the food.
-    The line between them is never seen.
+    The {count} props or garnishes are shown side by side only to save space: each is used, separately.
+    Keep shape, material and colour of each; place them as a stylist would, where they help the eye
+    towards the food. The line between them is never seen.
 """
 
 PLACE = """
@@ -96,8 +96,8 @@ PRE_EDITED = """
 """
 
 FREE_STYLING = """
-    Style the food freely. It stays the same dish, but plating, portion, garnish, crockery and table are
-    yours: choose fresh ones that suit the brief, and make this picture differ from the obvious one.
+    Style the food freely. Every dish stays what it is, but plating, portion, garnish, crockery and table
+    are yours: choose fresh ones that suit the brief, and make this picture differ from the obvious one.
 """
 
 # --- rules --------------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ RULES = """
 
 AVOID = """
     - People and hands, unless the brief asks for them.
-    - Food, garnish or cutlery twice without reason; food that looks like plastic or wax; dirty rims and
-    stray drips.
+    - Dishes, garnish or cutlery doubled for no reason; food that looks like plastic or wax; dirty rims
+    and stray drips.
     - Dishes that neither a reference image nor the brief names.
 """
 

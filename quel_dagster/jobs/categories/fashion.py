@@ -33,7 +33,7 @@ GARMENT = """
     Reproduce this garment as if this very piece lay in front of the camera: cut, length, fit, neckline,
     sleeves, closures, seams, fabric and its weight, colour, pattern, print and logo. Nothing is
     redesigned, recoloured or added. Take the garment only: hanger, mannequin, wearer and backdrop stay
-    behind.
+    behind. If the image shows a whole outfit, all of it counts.
 """
 
 GARMENTS = """
@@ -79,8 +79,8 @@ PERSON_CAMERA = Camera(
     shots={
         "tight": """
             tight. Head and upper chest fill the frame, with a little air above the hair; the lower edge
-            cuts below the collarbones and above the waist. Nothing below that is seen or hinted at. Short
-            telephoto look.
+            runs across the chest at the height of the armpits. Nothing further down is seen or hinted at.
+            Short telephoto look.
         """,
         "middle": """
             middle. From the head down to mid-thigh, cut between hip and knee and never at a joint; hands
@@ -149,8 +149,8 @@ PERSON_AVOID = """
 """
 
 GOODS_AVOID = """
-    - People and parts of people: no model, no face, no hands, no legs, no skin, no silhouette, no
-    reflection of anyone; no mannequin with a head.
+    - People and any part of them: a model, a face, hands, legs, skin, a silhouette, somebody's
+    reflection; a mannequin with a head.
     - Further goods that no reference image shows; changed colours, prints or logos.
 """
 
@@ -223,8 +223,8 @@ STYLE = CategoryStyle(
             counts=PRODUCTS,
             exactly=1,
             opening="""
-                A product photograph of exactly one piece: the one in the reference image, alone, the only
-                goods in the picture. Nobody is in it, nor any part of anybody.
+                A product photograph of exactly one piece: the one in the reference image, alone, nothing
+                else for sale in the picture. Nobody is in it, nor any part of anybody.
             """,
             setting=STUDIO,
             rules=GOODS_RULES,

@@ -12,15 +12,15 @@ OPEN_CAMERA = "Choose the angle and the framing that tell the brief best, as one
 #: above the user's own prompt
 BRIEF = (
     "What the client asks for, in the client's own words. It decides content, mood and style; it does not undo the "
-    "reference images, the camera or the rules above."
+    "reference images, the camera, the rules above or the list below."
 )
 
 #: at the end of what must not happen
 AVOID = (
-    "- Anything but one single, continuous picture that fills the frame to its edges: no split screen, no collage, "
-    "no grid, no panels, no before-and-after, no picture within the picture, no border, no frame, no margin.\n"
+    "- Split screens, collages, grids, panels, before-and-after pairs, a picture within the picture, borders, frames, "
+    "margins: it is one single, continuous picture that fills the frame to its edges.\n"
     "- Captions, lettering, watermarks, signatures or logos that neither a reference image nor the brief asks for.\n"
-    "- Floating, cut-off, doubled or melted objects; objects that pass through each other."
+    "- Floating, doubled or melted objects; objects that pass through each other or are cut off by accident."
 )
 
 #: in front of the user's negative prompt
