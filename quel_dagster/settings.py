@@ -104,6 +104,37 @@ class Settings(BaseSettings):
             name = str(first["loc"][0]) if first["loc"] else "settings"
             raise SettingsError(f"{name}: {first['msg']}. Set it in the environment or in .env.") from None
 
+    def embedded(self, home: Path) -> Settings:
+        """These settings with every outside part left to the embedded default, in another home."""
+        outside = (
+            "database_url",
+            "dagster_database_url",
+            "redis_url",
+            "redis_host",
+            "redis_username",
+            "redis_password",
+            "storage_url",
+            "storage_base_url",
+            "supabase_url",
+            "supabase_service_key",
+            "gemini_api_key",
+            "gemini_base_url",
+        )
+            "database_url",
+            "dagster_database_url",
+            "redis_url",
+            "redis_host",
+            "redis_username",
+            "redis_password",
+            "storage_url",
+            "storage_base_url",
+            "supabase_url",
+            "supabase_service_key",
+            "gemini_api_key",
+            "gemini_base_url",
+        ]
+        return self.model_copy(update={**dict.fromkeys(outside), "home": home})
+
     def redis(self) -> str | None:
         """The URL of Redis: `REDIS_URL`, else built from the `REDIS_*` set, else None (embedded)."""
         if self.redis_url is not None:

@@ -84,6 +84,19 @@ JOB_REPORT = text(
     """
 )
 
+#: One job as it is read for planning, without claiming it.
+FIND_JOB = text(
+    """
+    select j.job_id, j.production_id, j.job_type, coalesce(j.job_status::text, 'pending') as job_status,
+           j.total_images, j.job_input_data as input_data, coalesce(j.quel_member_id, p.quel_member_id) as member_id,
+           j.org_id, coalesce(j.quel_production_path, p.quel_production_path) as production_path, j.created_at,
+           j.stage_index
+    from public.quel_production_jobs j
+    join public.quel_production_photo p using (production_id)
+    where j.job_id = :job_id
+    """
+)
+
 JOB_PICTURES = text(
     """
     select i.attach_id, a.attach_file_path as key, a.attach_file_size as size, c.amount, c.balance_after, c.org_id
@@ -114,6 +127,7 @@ INSERT_JOB = text(
     returning job_id
     """
 )
+FIND_MEMBER_BY_EMAIL = text("select quel_member_id from public.quel_member where quel_email = :email limit 1")
 INSERT_MEMBER = text(
     "insert into public.quel_member (quel_email, quel_name, provider, provider_sub, quel_member_credit) "
     "values (:email, :name, 'sandbox', :email, :credit) returning quel_member_id"

@@ -372,6 +372,17 @@ class Database:
         rows = await self._rows(sql.DESCRIBE_JOBS, job_ids=list(job_ids))
         return {row.job_id: JobDescription(**row._mapping) for row in rows}
 
+    async def find_job(self, job_id: UUID) -> Job:
+        """One job, without claiming it.
+
+        Raises:
+            JobNotFoundError: no such row.
+        """
+        rows = await self._rows(sql.FIND_JOB, job_id=job_id)
+        if not rows:
+            raise JobNotFoundError(f"Job {job_id} is not in quel_production_jobs; was it deleted?")
+        return Job(**rows[0]._mapping)
+
     async def report(self, job_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """Status rows as `quel status` shows them, for the ids that exist."""
         rows = await self._rows(sql.JOB_REPORT, job_ids=list(job_ids))
@@ -425,6 +436,10 @@ class Database:
                     )
                 ).scalar_one()
         return job_id, production_id
+
+    async def member_by_email(self, email: str) -> UUID | None:
+        rows = await self._rows(sql.FIND_MEMBER_BY_EMAIL, email=email)
+        return rows[0][0] if rows else None
 
     async def insert_member(self, *, email: str, name: str, credit: int) -> UUID:
         return UUID(str((await self._rows(sql.INSERT_MEMBER, email=email, name=name, credit=credit))[0][0]))

@@ -1,0 +1,286 @@
+"""`quel demo`: the main job, embedded, from an empty folder to pictures, charges and run pages, checked.
+
+Uses nothing of the outside: whatever the environment names, the demo brings its own PostgreSQL, Redis, object store
+and stand-in for Gemini, in a home of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from dagster import DagsterInstance
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.storage.store import open_store
+from quel_dagster.errors import QuelError
+from quel_dagster.jobs.model import JobStatus, Slot
+from quel_dagster.jobs.planning import plan_job
+from quel_dagster.jobs.storage_keys import slot_of_key
+from quel_dagster.pipeline.runs import runs_of
+from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.sandbox.gallery import (
+    GalleryJob,
+    GalleryPicture,
+    GalleryReference,
+    write_contact_sheet,
+    write_gallery,
+)
+from quel_dagster.sandbox.samples import SampleJob, reference_pictures, sample_jobs
+from quel_dagster.sandbox.services import Stack
+from quel_dagster.sandbox.web_app import FIRST_ATTACH_ID, WebApp
+from quel_dagster.settings import Settings
+
+#: A demo that has not ended by then hangs.
+PATIENCE_SECONDS = 240
+POLL_SECONDS = 0.1
+MEMBER_CREDIT = 1_000
+ORG_CREDIT = 2_000
+
+
+@dataclass(frozen=True)
+class DemoJob:
+    """A sample job on its way."""
+
+    sample: SampleJob
+    job_id: UUID
+
+
+def run_demo(settings: Settings, *, output: Path, console: Console) -> int:
+    """Run the demo; 0 only if every job ended well and every row is as it should be."""
+    home = settings.home.expanduser().absolute() / "demo"
+    started = time.monotonic()
+    if home.exists() and not (home / "up.lock").exists():
+        raise QuelError(f"{home} is not a home of the demo; set QUEL_HOME to a folder of its own.")
+    embedded = settings.embedded(home)
+    with Stack(embedded, echo=lambda line: console.print(f"  [dim]{line}[/dim]", highlight=False)) as stack:
+        console.print(f"Services are up after {time.monotonic() - started:.1f} s: {stack.endpoints.webserver_url}")
+        os.environ.update(stack.endpoints.environment())
+        problems = asyncio.run(_Demo(embedded, stack, output, console).run())
+    for problem in problems:
+        console.print(f"[red]✗[/red] {problem}", highlight=False)
+    seconds = time.monotonic() - started
+    console.print(
+        f"\nGallery        {output / 'gallery.html'}\nContact sheet  {output / 'contact-sheet.png'}\n"
+        f"Run pages      QUEL_HOME={home} quel up --port {stack.endpoints.webserver_port}  and the links above open",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if problems:
+        console.print(f"[red]The demo failed[/red] after {seconds:.0f} s; the services' logs are in {home / 'logs'}.")
+        return 1
+    console.print(f"[green]All is as it should be[/green], every process is stopped, {seconds:.0f} s in all.")
+    return 0
+
+
+def forget_demo(settings: Settings) -> None:
+    """Remove what an earlier demo left, so that this one starts from nothing."""
+    home = settings.home.expanduser().absolute() / "demo"
+    if (home / "up.lock").exists():
+        shutil.rmtree(home)
+
+
+class _Demo:
+    def __init__(self, settings: Settings, stack: Stack, output: Path, console: Console) -> None:
+        self._stack = stack
+        self._endpoints: Endpoints = stack.endpoints
+        self._settings = Settings.read()
+        self._output = output
+        self._console = console
+        self._price = settings.image_per_price
+        self._database = Database(self._endpoints.database_url)
+        self._store = open_store(self._settings)
+        self._queue = JobQueue(self._endpoints.redis_url)
+        self._web_app = WebApp(self._database, self._store, self._queue, self._price)
+
+    async def run(self) -> list[str]:
+        """Everything between start and stop of the services; returns what is wrong."""
+        try:
+            await self._database.create_web_app_tables()
+            await self._database.ensure_schema()
+            await self._database.start_attach_ids_at(FIRST_ATTACH_ID)
+            accounts = await self._web_app.open_accounts(member_credit=MEMBER_CREDIT, org_credit=ORG_CREDIT)
+            attach_ids = await self._web_app.upload(reference_pictures())
+            jobs = [
+                DemoJob(sample, await self._web_app.insert(sample, attach_ids, accounts)) for sample in sample_jobs()
+            ]
+            self._console.print(f"{len(jobs)} jobs inserted, {len(attach_ids)} reference pictures uploaded; LPUSH")
+            self._web_app.push(*(job.job_id for job in jobs))
+            reports = await self._watch(jobs)
+            with DagsterInstance.get() as instance:
+                runs = {job_id: found[0].run_id for job_id, found in runs_of(instance, reports).items()}
+            self._print(jobs, reports, runs)
+            await self._write(jobs, reports, runs, attach_ids)
+            return _problems(jobs, reports, runs)
+        finally:
+            self._queue.close()
+            await self._store.aclose()
+            await self._database.aclose()
+
+    async def _watch(self, jobs: Sequence[DemoJob]) -> dict[UUID, dict[str, Any]]:
+        """Live progress until every job has ended."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        ids = [job.job_id for job in jobs]
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+        ) as progress:
+            bars: dict[UUID, TaskID] = {
+                job.job_id: progress.add_task(job.sample.label, total=job.sample.total_images, status="pending")
+                for job in jobs
+            }
+            while True:
+                reports = await self._database.report(ids)
+                for job_id, bar in bars.items():
+                    report = reports[job_id]
+                    progress.update(bar, completed=report["completed_images"], status=report["status"])
+                    if JobStatus(report["status"]).ended:
+                        progress.stop_task(bar)
+                if all(JobStatus(report["status"]).ended for report in reports.values()):
+                    return reports
+                self._stack.check()
+                if time.monotonic() > deadline:
+                    return reports
+                await asyncio.sleep(POLL_SECONDS)
+
+    def _print(
+        self, jobs: Sequence[DemoJob], reports: Mapping[UUID, Mapping[str, Any]], runs: Mapping[UUID, str]
+    ) -> None:
+        table = Table(title="Jobs", title_justify="left")
+        for name, right in (
+            ("job", False),
+            ("type", False),
+            ("status", False),
+            ("pictures", True),
+            ("credits", True),
+            ("seconds", True),
+            ("run", False),
+        ):
+            table.add_column(
+                name, justify="right" if right else "left", overflow="fold", no_wrap=name not in {"job", "run"}
+            )
+        for job in jobs:
+            report = reports[job.job_id]
+            run_id = runs.get(job.job_id)
+            table.add_row(
+                f"{job.sample.label} [dim]({job.sample.production_path})[/dim]",
+                report["job_type"],
+                f"[green]{report['status']}[/green]"
+                if report["status"] == "completed"
+                else f"[red]{report['status']}[/red]",
+                f"{report['completed_images']}/{report['total_images']}",
+                str(report["credits"]),
+                "" if (seconds := _seconds(report)) is None else f"{seconds:.1f}",
+                self._link(run_id) if run_id else "[red]no run[/red]",
+            )
+        # Piped into a file, a table may be as wide as its links.
+        self._console.print(table, width=None if self._console.is_terminal else 160)
+
+    def _link(self, run_id: str) -> str:
+        """The run page, in full where there is room; else what a terminal lets people click."""
+        url = self._endpoints.run_url(run_id)
+        roomy = self._console.width >= 140 or not self._console.is_terminal
+        return f"[link={url}]{url if roomy else run_id[:8]}[/link]"
+
+    async def _write(
+        self,
+        jobs: Sequence[DemoJob],
+        reports: Mapping[UUID, Mapping[str, Any]],
+        runs: Mapping[UUID, str],
+        attach_ids: Mapping[str, int],
+    ) -> None:
+        """The gallery and the contact sheet."""
+        uploaded = {attach_ids[name]: picture.data for name, picture in reference_pictures().items()}
+        shown = [await self._gallery_job(job, reports[job.job_id], runs.get(job.job_id), uploaded) for job in jobs]
+        self._output.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(write_gallery, self._output / "gallery.html", shown, title="Quel demo")
+        pictures = [picture for job in shown for picture in job.pictures]
+        await asyncio.to_thread(write_contact_sheet, self._output / "contact-sheet.png", pictures)
+
+    async def _gallery_job(
+        self, job: DemoJob, report: Mapping[str, Any], run_id: str | None, uploaded: Mapping[int, bytes]
+    ) -> GalleryJob:
+        plan = plan_job(await self._database.find_job(job.job_id))
+        made = {slot_of_key(row["key"] or "", job.job_id): row for row in await self._database.pictures(job.job_id)}
+        pictures = []
+        for unit in plan.units:
+            for number in range(unit.quantity):
+                slot = Slot(unit=unit.index, number=number)
+                row = made.get(slot)
+                pictures.append(
+                    GalleryPicture(
+                        picture=await self._store.get(row["key"], max_bytes=20_000_000) if row else None,
+                        slot=str(slot),
+                        attach_id=row["attach_id"] if row else None,
+                        category=plan.category.value,
+                        unit=unit.key,
+                        angle=unit.angle,
+                        shot=unit.shot,
+                        fx=unit.fx,
+                        aspect_ratio=unit.aspect_ratio,
+                        prompt=unit.prompt,
+                        negative_prompt=unit.negative_prompt,
+                        references=tuple(
+                            GalleryReference(
+                                attach_id=reference.attach_id,
+                                type=reference.type,
+                                picture=uploaded.get(reference.attach_id),
+                            )
+                            for reference in unit.references
+                        ),
+                        credits=-(row["amount"] or 0) if row else 0,
+                    )
+                )
+        return GalleryJob(
+            job_id=str(job.job_id),
+            label=job.sample.label,
+            job_type=report["job_type"],
+            category=plan.category.value,
+            status=report["status"],
+            payer=job.sample.payer,
+            total_images=report["total_images"],
+            pictures=tuple(pictures),
+            credits=report["credits"],
+            seconds=_seconds(report),
+            error_message=report["error_message"] or "",
+            run_url=self._endpoints.run_url(run_id) if run_id else None,
+        )
+
+
+def _seconds(report: Mapping[str, Any]) -> float | None:
+    """From entering processing to the end."""
+    if report["started_at"] is None or report["completed_at"] is None:
+        return None
+    return float((report["completed_at"] - report["started_at"]).total_seconds())
+
+
+def _problems(
+    jobs: Sequence[DemoJob], reports: Mapping[UUID, Mapping[str, Any]], runs: Mapping[UUID, str]
+) -> list[str]:
+    """What is not as a user expects of a demo; the books are the audit's."""
+    problems = []
+    for job in jobs:
+        report = reports[job.job_id]
+        if report["status"] != "completed" or report["completed_images"] != job.sample.total_images:
+            problems.append(
+                f"{job.sample.label} ended {report['status']} with {report['completed_images']} of "
+                f"{job.sample.total_images} pictures: {report['error_message'] or 'no reason given'}"
+            )
+        if job.job_id not in runs:
+            problems.append(f"{job.sample.label} has no run in Dagster.")
+    return problems
