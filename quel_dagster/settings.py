@@ -120,19 +120,6 @@ class Settings(BaseSettings):
             "gemini_api_key",
             "gemini_base_url",
         )
-            "database_url",
-            "dagster_database_url",
-            "redis_url",
-            "redis_host",
-            "redis_username",
-            "redis_password",
-            "storage_url",
-            "storage_base_url",
-            "supabase_url",
-            "supabase_service_key",
-            "gemini_api_key",
-            "gemini_base_url",
-        ]
         return self.model_copy(update={**dict.fromkeys(outside), "home": home})
 
     def redis(self) -> str | None:
