@@ -120,6 +120,7 @@ class GeminiClient:
         self._gate: Gate = gate or nullcontext
         address, headers = _address(base_url)
         self._where = address or "Google"
+        self._connections = _Connections()
         self._client = genai.Client(
             vertexai=False,
             api_key=api_key,
@@ -128,11 +129,7 @@ class GeminiClient:
                 base_url=address,
                 headers=headers,
                 timeout=max(1, round(timeout_seconds * 1000)),
-                # A redirect would carry the key header to wherever it points.
-                async_client_args={
-                    "follow_redirects": False,
-                    "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=50),
-                },
+                httpx_async_client=self._connections,
             ),
         )
         self._wait_backoff = wait_exponential_jitter(
@@ -231,9 +228,8 @@ class GeminiClient:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def aclose(self) -> None:
-        """Close the connections of every running event loop."""
-        await self._client.aio.aclose()
-        self._client.close()
+        """Close the connections of the running event loop; a later call, on any loop, opens new ones."""
+        await self._connections.aclose()
 
     # --- one call ------------------------------------------------------------------------------------
 
@@ -273,13 +269,16 @@ class GeminiClient:
     def _raise_for(self, error: genai_errors.APIError) -> NoReturn:
         """Turn an HTTP error status into the error that says what to do."""
         code = error.code
-        said = self._excerpt(error.message)
+        said = self._excerpt(error.message).rstrip(".")
         status = f" {self._excerpt(error.status)}" if error.status else ""
         what = f"HTTP {code}{status}{f': {said}' if said else ''}"
         if code == 429:
+            asked = _retry_after(error)
+            wait = f"; it asks to wait {asked:g} s" if asked else ""
             raise GeminiRateLimitedError(
-                f"Gemini's quota is used up for the moment ({what}); raise the quota or run fewer jobs at a time.",
-                retry_after=_retry_after(error),
+                f"Gemini's quota is used up for the moment ({what}){wait}. "
+                "Raise the quota or run fewer jobs at a time.",
+                retry_after=asked,
             ) from None
         if code in {408, 504}:
             raise GeminiTimeoutError(f"Gemini did not finish within its own deadline ({what}).") from None
@@ -357,6 +356,33 @@ class GeminiClient:
         line = " ".join("".join(c if c.isprintable() else " " for c in str(said or "")).split())
         line = _GOOGLE_KEY.sub("***", line.replace(self._key, "***"))
         return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1].rstrip() + "…"
+
+
+class _Connections(httpx2.AsyncClient):
+    """The transport: a pool of connections per event loop, since a connection lives and dies with its loop."""
+
+    def __init__(self) -> None:
+        self._options: dict[str, Any] = {
+            "verify": httpx2.create_ssl_context(),  # slow to build, so all pools share it
+            "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=50),
+            "timeout": None,  # the deadline of a call is its own
+            "follow_redirects": False,  # a redirect would carry the key to wherever it points
+        }
+        super().__init__(**self._options)
+        self._pools: dict[asyncio.AbstractEventLoop, httpx2.AsyncClient] = {}
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        loop = asyncio.get_running_loop()
+        if loop not in self._pools:
+            for ended in [other for other in tuple(self._pools) if other.is_closed()]:
+                self._pools.pop(ended, None)
+            self._pools[loop] = httpx2.AsyncClient(**self._options)
+        return await self._pools[loop].send(request, **options)
+
+    async def aclose(self) -> None:
+        """Close the pool of the running event loop."""
+        if pool := self._pools.pop(asyncio.get_running_loop(), None):
+            await pool.aclose()
 
 
 #: Google's own messages quote keys ("Consumer 'api_key:AIza…' has been suspended").

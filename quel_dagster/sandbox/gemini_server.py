@@ -109,6 +109,8 @@ class Rule(BaseModel):
     retry_after: str | None = None
     #: google.rpc.RetryInfo of 429, such as `3.5s`
     retry_info: str | None = None
+    #: what a 400 or 403 says instead of its usual message
+    message: str | None = None
 
 
 @dataclass
@@ -120,12 +122,18 @@ class LoggedRequest:
     #: unix time of arrival, once the request was read
     time: float
     model: str
+    #: `v1` or `v1beta`
+    version: str
     #: sha256 of the text, first 16 digits
     digest: str
     excerpt: str
     #: image parts
     parts: int
+    #: kinds of all parts in order, such as `image image text`
+    kinds: str
     aspect_ratio: str
+    #: `generationConfig` as it came
+    config: dict[str, Any]
     #: requests in flight, this one included
     in_flight: int
     #: the behaviour met; `pending` while under way; `disconnected` when the client went away first
@@ -153,7 +161,7 @@ class StandInState:
     _total: int = 0
     _in_flight: int = 0
     _max_in_flight: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
         self._first_latency = self.latency
@@ -182,7 +190,8 @@ class StandInState:
 
     # --- seen ----------------------------------------------------------------------------------------
 
-    def arrived(self, model: str, wanted: _Wanted) -> LoggedRequest:
+    def arrived(self, version: str, model: str, wanted: _Wanted) -> LoggedRequest:
+        """Log a request."""
         with self._lock:
             self._total += 1
             self._in_flight += 1
@@ -191,20 +200,26 @@ class StandInState:
                 id=self._total,
                 time=time.time(),
                 model=model,
+                version=version,
                 digest=hashlib.sha256(wanted.text.encode()).hexdigest()[:16],
                 excerpt=" ".join(wanted.text[:400].split())[:200],
-                parts=wanted.parts,
+                parts=wanted.kinds.count("image"),
+                kinds=" ".join(wanted.kinds),
                 aspect_ratio=wanted.picture.aspect_ratio,
+                config=wanted.config,
                 in_flight=self._in_flight,
             )
             self._log.append(entry)
+            self._lock.notify_all()
             return entry
 
     def ended(self, entry: LoggedRequest, outcome: str) -> None:
+        """Log what became of a request."""
         with self._lock:
             self._in_flight -= 1
             entry.outcome = outcome
             entry.seconds = round(time.time() - entry.time, 4)
+            self._lock.notify_all()
 
     def decide(self, text: str) -> Rule:
         """What the request with this text meets."""
@@ -250,6 +265,16 @@ class StandInState:
     def max_in_flight(self) -> int:
         return self._max_in_flight
 
+    def wait_until(self, condition: Callable[[StandInState], bool], seconds: float = 10.0) -> None:
+        """Block until the log fulfils a condition.
+
+        Raises:
+            TimeoutError: it does not in time.
+        """
+        with self._lock:
+            if not self._lock.wait_for(lambda: condition(self), seconds):
+                raise TimeoutError(f"Not seen within {seconds:g} s; last requests: {list(self._log)[-3:]}")
+
     def report(self, since: int = 0) -> dict[str, Any]:
         """The body of `GET /control/requests`."""
         with self._lock:
@@ -287,7 +312,7 @@ class GenerateContent:
         request = Request(scope, receive)
         body = await request.body()
         wanted = await asyncio.to_thread(_read, body, decode=not self.canned)
-        entry = self.state.arrived(request.path_params["model"], wanted)
+        entry = self.state.arrived(request.path_params["version"], request.path_params["model"], wanted)
         outcome = "disconnected"
         async with _Exchange.of(scope, receive, send) as exchange:
             try:
@@ -349,8 +374,9 @@ class _Wanted:
     """A request once read."""
 
     picture: PictureRequest
-    #: image parts
-    parts: int
+    #: `image`, `text` or `other`, part by part
+    kinds: tuple[str, ...]
+    config: dict[str, Any]
     #: why Gemini would not accept it
     problem: str = ""
 
@@ -363,15 +389,16 @@ def _read(body: bytes, *, decode: bool) -> _Wanted:
     """The request's text, pictures (only if `decode`) and aspect ratio."""
     text, ratio, problem = "", "1:1", ""
     pictures: list[bytes] = []
-    count = 0
+    kinds: list[str] = []
+    config: dict[str, Any] = {}
     try:
         data = json.loads(body)
-        config = data.get("generationConfig") or {}
+        config = dict(data.get("generationConfig") or {})
         ratio = str((config.get("imageConfig") or {}).get("aspectRatio") or ratio)
         parts = [part for content in data["contents"] for part in content["parts"]]
         text = "\n".join(part["text"] for part in parts if "text" in part)
+        kinds = ["image" if "inlineData" in part else "text" if "text" in part else "other" for part in parts]
         for inline in (part["inlineData"] for part in parts if "inlineData" in part):
-            count += 1
             if not str(inline.get("mime_type") or inline.get("mimeType")).startswith("image/"):
                 problem = "Unsupported MIME type of an inline part."
             if decode:
@@ -380,7 +407,7 @@ def _read(body: bytes, *, decode: bool) -> _Wanted:
         problem = f"Invalid JSON payload received ({type(error).__name__})."
     if ratio not in CANVAS_SIZES:
         problem = "aspect_ratio must be one of " + ", ".join(CANVAS_SIZES)
-    return _Wanted(PictureRequest(text, tuple(pictures), ratio), parts=count, problem=problem)
+    return _Wanted(PictureRequest(text, tuple(pictures), ratio), kinds=tuple(kinds), config=config, problem=problem)
 
 
 def _bytes(data: str) -> bytes:
@@ -450,9 +477,11 @@ _FIXED_ANSWERS: Mapping[Behaviour, Callable[[Rule], Response]] = {
     Behaviour.UNAVAILABLE: lambda rule: _error(
         503, "UNAVAILABLE", "The model is overloaded. Please try again later.", headers=_retry_header(rule)
     ),
-    Behaviour.FORBIDDEN: lambda _: _error(403, "PERMISSION_DENIED", "The caller does not have permission."),
-    Behaviour.INVALID_ARGUMENT: lambda _: _error(
-        400, "INVALID_ARGUMENT", "Unable to process input image. Please retry or report."
+    Behaviour.FORBIDDEN: lambda rule: _error(
+        403, "PERMISSION_DENIED", rule.message or "The caller does not have permission."
+    ),
+    Behaviour.INVALID_ARGUMENT: lambda rule: _error(
+        400, "INVALID_ARGUMENT", rule.message or "Unable to process input image. Please retry or report."
     ),
     Behaviour.BAD_KEY: lambda _: _error(
         400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", reason="API_KEY_INVALID"
