@@ -327,8 +327,8 @@ def test_an_unusable_stage_index_is_the_place_in_the_list(unusable: Any) -> None
 
 
 def test_units_are_numbered_without_gaps_when_one_gets_nothing() -> None:
-    planned = plan("pipeline_stage", stages(1, None, None), 2)
-    assert [(unit.index, unit.key) for unit in planned.units] == [(0, "stage0"), (1, "stage1")]
+    planned = plan("pipeline_stage", stages(1, None, 2), 3)
+    assert [(unit.index, unit.key, unit.quantity) for unit in planned.units] == [(0, "stage0", 1), (1, "stage2", 2)]
 
 
 # --- references --------------------------------------------------------------------------------------
