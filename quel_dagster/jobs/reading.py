@@ -21,7 +21,7 @@ from quel_dagster.jobs.texts import shown, storable
 _WHOLE_NUMBER = re.compile(r"\s*([+-]?[0-9]{1,30})(?:\.0*)?\s*")
 
 #: what JavaScript leaves where a text should be
-_EMPTY_WORDS = frozenset({"undefined", "null", "nan", "none"})
+_EMPTY_WORDS = frozenset({"undefined", "null", "nan"})
 
 _YES = frozenset({"true", "1", "yes", "on"})
 _NO = frozenset({"false", "0", "no", "off", ""})
@@ -148,6 +148,8 @@ class Field:
         if len(text) > limit:
             self.note(f"{len(text)} characters; cut after {limit}")
         word = " ".join(self._storable(text[:limit]).split())
+        if word.lower() == "none":  # a proper way to say so
+            return ""
         if word.lower() in _EMPTY_WORDS:
             self.note(f"{shown(word)} read as not given")
             return ""

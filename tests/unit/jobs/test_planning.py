@@ -471,6 +471,19 @@ def test_words_that_javascript_leaves_behind_mean_nothing() -> None:
     assert (unit.angle, unit.shot, unit.fx) == ("front", "full", "none")
 
 
+def test_none_is_a_proper_type_and_effect() -> None:
+    planned = plan(
+        "single_batch",
+        {
+            "individualImageAttachIds": [{"attachId": 5, "type": "none"}],
+            "combinations": [{"angle": "side", "shot": "full", "quantity": 4, "fx": "none"}],
+        },
+    )
+    assert planned.units[0].references == (Reference(attach_id=5, type="none"),)
+    assert planned.units[0].fx == "none"
+    assert planned.repairs == ()
+
+
 def test_a_number_is_a_text_but_an_object_is_none() -> None:
     assert only("single_batch", {"basePrompt": 1984}).prompt == "1984"
     assert refused("single_batch", {"basePrompt": {"text": "x"}}) == "basePrompt: an object is not a text"
