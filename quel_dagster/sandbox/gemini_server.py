@@ -64,6 +64,8 @@ class Behaviour(StrEnum):
     REDIRECT = "302"
     #: never answers
     HANG = "hang"
+    #: a good answer whose picture comes after a thinking model's drafts and some words
+    THINKING = "thinking"
     #: sends its answer a few bytes at a time
     DRIP = "drip"
     #: answers `seconds` later than others
@@ -352,6 +354,8 @@ class GenerateContent:
                 return await exchange.drip(answer, rule.seconds)
             case Behaviour.CUT:
                 return await exchange.cut(answer)
+            case Behaviour.THINKING:
+                answer = answer.replace(b'"parts":[', b'"parts":[' + _THOUGHTS, 1)
             case Behaviour.TRUNCATED_JSON:
                 answer = answer[: len(answer) // 2]
             case Behaviour.WRONG_MIME:
@@ -428,6 +432,13 @@ def _candidate(part: bytes, finish_reason: bytes = b"STOP") -> bytes:
         + b'","index":0}],"usageMetadata":{"promptTokenCount":1290,"candidatesTokenCount":1290},'
         b'"modelVersion":"stand-in"}'
     )
+
+
+_THOUGHTS = (
+    b'{"text":"The user wants a picture.","thought":true},'
+    b'{"inlineData":{"mimeType":"image/png","data":"ZHJhZnQ="},"thought":true},'
+    b'{"text":"Here is your picture."},'
+)
 
 
 def _error(

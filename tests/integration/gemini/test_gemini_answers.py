@@ -55,7 +55,7 @@ NOT_RETRIED = {
     Behaviour.BAD_KEY: (GeminiRejectedError, "GEMINI_API_KEY"),
     Behaviour.FORBIDDEN: (GeminiRejectedError, "GEMINI_API_KEY"),
     Behaviour.NOT_FOUND: (GeminiRejectedError, "GEMINI_MODEL"),
-    Behaviour.REDIRECT: (GeminiRejectedError, "GEMINI_BASE_URL"),
+    Behaviour.REDIRECT: (GeminiRejectedError, "redirects"),
 }
 
 
@@ -90,6 +90,12 @@ async def test_the_bytes_of_the_references_arrive_unchanged(server: GeminiStandI
 async def _middle_colour(picture: bytes) -> Any:
     with Image.open(io.BytesIO(picture)) as image:
         return image.convert("RGB").getpixel((image.width // 2, image.height // 2))
+
+
+async def test_words_and_drafts_before_the_picture_are_passed_over(server: GeminiStandIn, ask: Ask) -> None:
+    server.state.add_rules(Rule(behaviour=Behaviour.THINKING))
+    made = await ask()
+    assert (made.result, made.attempts) == ((1152, 896), 1)
 
 
 # --- kinds of answers ------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""The stand-in server: its control API, its quota, its process."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+
+from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
+from tests.integration.gemini.conftest import API_KEY, reference
+
+MODEL = "/v1beta/models/gemini-2.5-flash-image:generateContent"
+
+
+@pytest.fixture(scope="module")
+def plain_http() -> Iterator[httpx2.Client]:
+    with httpx2.Client(timeout=20, headers={"x-goog-api-key": API_KEY}) as client:
+        yield client
+
+
+@pytest.fixture
+def http(plain_http: httpx2.Client, server: GeminiStandIn) -> httpx2.Client:
+    plain_http.base_url = server.url
+    return plain_http
+
+
+def body(text: str = "A picture.", **changes: Any) -> dict[str, Any]:
+    data = base64.urlsafe_b64encode(reference().data).decode()
+    return {
+        "contents": [{"parts": [{"inlineData": {"data": data, "mime_type": "image/png"}}, {"text": text}]}],
+        "generationConfig": {"imageConfig": {"aspectRatio": "3:4"}},
+        **changes,
+    }
+
+
+def test_it_answers_as_the_api_does(http: httpx2.Client) -> None:
+    for version in ("v1", "v1beta"):
+        answer = http.post(MODEL.replace("v1beta", version), json=body())
+        assert answer.status_code == 200
+        [candidate] = answer.json()["candidates"]
+        inline = candidate["content"]["parts"][0]["inlineData"]
+        assert (candidate["finishReason"], inline["mimeType"]) == ("STOP", "image/png")
+        with Image.open(io.BytesIO(base64.b64decode(inline["data"]))) as image:
+            assert image.size == (896, 1152)
+    assert http.get("/healthz").json() == {"ok": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "Invalid JSON"),
+        (b"[]", "Invalid JSON"),
+        (b'{"contents": [{"parts": [{"inlineData": {"data": "*", "mime_type": "image/png"}}]}]}', "Invalid JSON"),
+        (b'{"contents": [{"parts": [{"inlineData": {"data": "", "mime_type": "text/html"}}]}]}', "MIME"),
+        (b'{"contents": [], "generationConfig": {"imageConfig": {"aspectRatio": "7:1"}}}', "aspect_ratio"),
+    ],
+)
+def test_it_refuses_what_the_api_would_refuse(content: bytes, words: str, http: httpx2.Client) -> None:
+    answer = http.post(MODEL, content=content)
+    assert (answer.status_code, answer.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert words in answer.json()["error"]["message"]
+
+
+def test_it_refuses_another_key_and_another_version(http: httpx2.Client) -> None:
+    assert http.post(MODEL, json=body(), headers={"x-goog-api-key": "wrong"}).status_code == 403
+    assert http.post(MODEL.replace("v1beta", "v2"), json=body()).status_code == 404
+    assert [entry["outcome"] for entry in http.get("/control/requests").json()["requests"]] == ["403", "404"]
+
+
+def test_rules_arrive_over_http(http: httpx2.Client) -> None:
+    rules = [
+        {"behaviour": "503", "match": "DUSK", "times": 1},
+        {"behaviour": "429", "times": 1, "retry_after": "7", "retry_info": "6.5s"},
+    ]
+    assert http.post("/control/rules", json=rules).status_code == 200
+    answers = [http.post(MODEL, json=body(text)) for text in ("at noon", "at dusk", "at dusk")]
+    assert [answer.status_code for answer in answers] == [429, 503, 200]
+    assert answers[0].headers["retry-after"] == "7"
+    assert answers[0].json()["error"]["details"][0]["retryDelay"] == "6.5s"
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("rules", b'{"behaviour": "nonsense"}'),
+        ("rules", b"{"),
+        ("latency", b'{"seconds": -1}'),
+        ("quota", b'{"requests": "x"}'),
+    ],
+)
+def test_nonsense_is_told_to_whoever_sent_it(path: str, content: bytes, http: httpx2.Client) -> None:
+    assert http.post(f"/control/{path}", content=content).status_code == 400
+
+
+def test_a_share_of_the_requests_is_drawn_with_a_seed(server: GeminiStandIn, http: httpx2.Client) -> None:
+    def outcomes(seed: int) -> list[int]:
+        server.state.reset()
+        server.state.add_rules(Rule(behaviour=Behaviour.SERVER_ERROR, probability=0.5, seed=seed))
+        return [http.post(MODEL, json=body()).status_code for _ in range(12)]
+
+    first = outcomes(1)
+    assert set(first) == {200, 500}
+    assert outcomes(1) == first
+    assert outcomes(2) != first
+
+
+def test_above_the_quota_it_says_when_to_come_back(http: httpx2.Client) -> None:
+    http.post("/control/quota", json={"requests": 2, "seconds": 0.6})
+    answers = [http.post(MODEL, json=body()) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    delay = float(answers[2].json()["error"]["details"][0]["retryDelay"].removesuffix("s"))
+    assert 0 < delay <= 0.6
+    threading.Event().wait(delay)
+    assert http.post(MODEL, json=body()).status_code == 200
+
+
+def test_the_log_tells_what_was_asked(http: httpx2.Client) -> None:
+    http.post(MODEL, json=body("First\n  words"))
+    http.post(MODEL, json=body("Others"))
+    report = http.get("/control/requests").json()
+    first, second = report["requests"]
+    assert (report["total"], report["in_flight"]) == (2, 0)
+    assert (first["id"], first["excerpt"], first["parts"], first["aspect_ratio"]) == (1, "First words", 1, "3:4")
+    assert first["outcome"] == "ok" and first["seconds"] > 0
+    assert first["digest"] != second["digest"]
+    assert first["time"] <= second["time"]
+    assert [entry["id"] for entry in http.get("/control/requests?since=1").json()["requests"]] == [2]
+
+
+def test_latency_lets_requests_overlap(http: httpx2.Client) -> None:
+    http.post("/control/latency", json={"seconds": 0.4})
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(http.post, MODEL, json=body()) for _ in range(3)]
+    assert all(answer.result().elapsed.total_seconds() >= 0.4 for answer in answers)
+    assert http.get("/control/requests").json()["max_in_flight"] == 3
+
+
+def test_reset_forgets_everything(http: httpx2.Client) -> None:
+    http.post("/control/rules", json={"behaviour": "500"})
+    http.post("/control/quota", json={"requests": 0})
+    http.post("/control/latency", json={"seconds": 30})
+    http.post("/control/reset")
+    assert http.post(MODEL, json=body()).status_code == 200
+    assert http.get("/control/requests").json()["total"] == 1
+
+
+def test_canned_pictures_are_the_same_for_all(http: httpx2.Client) -> None:
+    with GeminiStandIn(canned=True) as canned:
+        answers = [http.post(canned.url + MODEL, json=body(text)).content for text in ("one", "two")]
+        assert canned.state.requests[0].parts == 1
+    assert answers[0] == answers[1]
+    drawn = [http.post(MODEL, json=body(text)).content for text in ("one", "two")]
+    assert drawn[0] != drawn[1]
+
+
+def test_it_stops_while_requests_hang() -> None:
+    with GeminiStandIn() as server:
+        server.state.add_rules(Rule(behaviour=Behaviour.HANG))
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            hanging = threads.submit(httpx2.post, server.url + MODEL, json=body(), timeout=20)
+            server.state.wait_until(lambda state: state.in_flight == 1)
+            server.__exit__(None, None, None)
+            assert isinstance(hanging.exception(timeout=10), httpx2.TransportError)
+    assert server.state.in_flight == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_its_process_ends_cleanly_while_requests_hang(number: signal.Signals, http: httpx2.Client) -> None:
+    command = [sys.executable, "-m", "quel_dagster.sandbox.gemini_server", "--port", "0", "--api-key", API_KEY]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            url = process.stdout.readline().split()[-1]
+            http.post(url + "/control/rules", json={"behaviour": "hang"})
+            with concurrent.futures.ThreadPoolExecutor(1) as threads:
+                hanging = threads.submit(http.post, url + MODEL, json=body())
+                while http.get(url + "/control/requests").json()["in_flight"] == 0:
+                    threading.Event().wait(0.01)
+                process.send_signal(number)
+                assert process.wait(10) == 0
+                assert isinstance(hanging.exception(timeout=10), httpx2.TransportError)
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
