@@ -1,0 +1,272 @@
+"""A real PostgreSQL and a real Redis for each test process, and the people and jobs of one test.
+
+Nothing is ever emptied in PostgreSQL: every test makes members, organizations and jobs of its own and looks at those
+alone. Redis is flushed before each test that asks for it, as its keys have fixed names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import redis
+from psycopg.rows import dict_row
+
+from quel_dagster.adapters.database.store import Claim, Committed, Database, NewJob
+from quel_dagster.jobs.model import Slot
+from quel_dagster.jobs.storage_keys import picture_key
+from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.sandbox.services import Stack
+from quel_dagster.settings import Settings
+
+PRICE = 20
+
+
+@pytest.fixture(scope="session")
+def endpoints() -> Iterator[Endpoints]:
+    """PostgreSQL, with the web app's tables and our schema, and Redis."""
+    # not under pytest's own temporary folder, whose mode other pytest processes tighten: PostgreSQL may be another user
+    with tempfile.TemporaryDirectory(prefix="quel-tests-", ignore_cleanup_errors=True) as home:
+        settings = Settings.read(home=Path(home), workers=1, _env_file=None)
+        with Stack(settings, only=("postgres", "redis")) as stack:
+            asyncio.run(_create_tables(stack.endpoints.database_url))
+            yield stack.endpoints
+
+
+async def _create_tables(url: str) -> None:
+    database = Database(url)
+    await database.create_web_app_tables()
+    await database.ensure_schema()
+    await database.aclose()
+
+
+@pytest.fixture
+def redis_url(endpoints: Endpoints) -> str:
+    """An empty Redis."""
+    with redis.Redis.from_url(endpoints.redis_url) as client:
+        client.flushdb()
+    return endpoints.redis_url
+
+
+@pytest.fixture
+async def database(endpoints: Endpoints) -> AsyncIterator[Database]:
+    database = Database(endpoints.database_url)
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+async def sql(endpoints: Endpoints) -> AsyncIterator[Look]:
+    """A connection of the test's own, to look at rows and to change them behind the program's back."""
+    async with await psycopg.AsyncConnection.connect(
+        endpoints.database_url, autocommit=True, row_factory=dict_row
+    ) as connection:
+        yield Look(connection)
+
+
+@pytest.fixture
+def office(database: Database, sql: Look) -> Office:
+    return Office(database, sql)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Statements on one connection."""
+
+    connection: psycopg.AsyncConnection[dict[str, Any]]
+
+    async def all(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        cursor = await self.connection.execute(statement.encode(), parameters)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def one(self, statement: str, *parameters: Any) -> dict[str, Any]:
+        (row,) = await self.all(statement, *parameters)
+        return row
+
+    async def value(self, statement: str, *parameters: Any) -> Any:
+        return next(iter((await self.one(statement, *parameters)).values()))
+
+    async def job(self, job_id: UUID) -> dict[str, Any]:
+        """The job's row, with the transaction that wrote it last."""
+        return await self.one("select *, xmin::text from quel_production_jobs where job_id = %s", job_id)
+
+    async def production(self, production_id: UUID) -> dict[str, Any]:
+        return await self.one("select *, xmin::text from quel_production_photo where production_id = %s", production_id)
+
+    async def ledger(self, *, member_id: UUID | None = None, org_id: UUID | None = None) -> list[dict[str, Any]]:
+        """The DEDUCT rows of one payer, in the order of their time."""
+        payer = "org_id = %s" if org_id else "org_id is null and user_id = %s"
+        return await self.all(f"select * from quel_credits where {payer} order by created_at", org_id or member_id)
+
+
+@dataclass
+class NewlyMade:
+    """A job of this test, as the web app inserted it."""
+
+    job_id: UUID
+    production_id: UUID
+    member_id: UUID
+    org_id: UUID | None
+    total: int
+
+
+@dataclass
+class Office:
+    """Makes the people and jobs of one test, and knows what they had at first."""
+
+    database: Database
+    sql: Look
+    opening: dict[UUID, int] = field(default_factory=dict)
+
+    async def member(self, credit: int = 1000) -> UUID:
+        member_id = await self.database.insert_member(email=f"{uuid4().hex}@example.org", name="Mina", credit=credit)
+        self.opening[member_id] = credit
+        return member_id
+
+    async def organization(self, owner_id: UUID, credit: int = 1000) -> UUID:
+        org_id = await self.database.insert_organization(name="Atelier", credit=credit, owner_id=owner_id)
+        self.opening[org_id] = credit
+        return org_id
+
+    async def job(
+        self,
+        total: int = 4,
+        *,
+        member_id: UUID | None = None,
+        org_id: UUID | None = None,
+        job_type: str = "simple_general",
+        path: str = "fashion",
+        input_data: Any = None,
+        credit: int = 1000,
+    ) -> NewlyMade:
+        """A pending job; of a member of its own unless one is given."""
+        member_id = member_id or await self.member(credit)
+        job_id, production_id = await self.database.insert_job(
+            NewJob(
+                job_type=job_type,
+                total_images=total,
+                input_data={"prompt": "a red dress", "userId": str(member_id)} if input_data is None else input_data,
+                path=path,
+                member_id=member_id,
+                org_id=org_id,
+                name="Test",
+            ),
+            price=PRICE,
+        )
+        return NewlyMade(job_id, production_id, member_id, org_id, total)
+
+    async def into_production_of(self, other: NewlyMade, made: NewlyMade) -> NewlyMade:
+        """Put a job into the production of another one: a production may have several."""
+        await self.sql.all(
+            "update quel_production_jobs set production_id = %s where job_id = %s", other.production_id, made.job_id
+        )
+        await self.sql.all("delete from quel_production_photo where production_id = %s", made.production_id)
+        made.production_id = other.production_id
+        return made
+
+    async def processing(self, job: NewlyMade, *, run_id: str = "run-1", retry_of: tuple[str, ...] = ()) -> Claim:
+        """Claim a job and enter `processing`."""
+        claim = await self.claim(job, run_id=run_id, retry_of=retry_of)
+        await self.database.begin(job.job_id, claim.token)
+        return claim
+
+    async def claim(self, job: NewlyMade, *, run_id: str = "run-1", retry_of: tuple[str, ...] = ()) -> Claim:
+        return await self.database.claim(job.job_id, run_id=run_id, retry_of=retry_of, worker="test:1")
+
+    async def commit(
+        self,
+        job: NewlyMade,
+        claim: Claim,
+        number: int,
+        *,
+        unit: int = 0,
+        database: Database | None = None,
+        total: int | None = None,
+        price: int = PRICE,
+    ) -> Committed:
+        """Commit the picture of one slot."""
+        return await (database or self.database).commit_picture(
+            job.job_id,
+            claim.token,
+            member_id=job.member_id,
+            key=picture_key(job.member_id, job.job_id, Slot(unit=unit, number=number)),
+            size=1234,
+            storage="file",
+            price=price,
+            total=job.total if total is None else total,
+        )
+
+    async def foreign_picture(self, job: NewlyMade, name: str | None = None) -> int:
+        """A picture as an older worker left it: a name of its own, in the job's list, charged."""
+        name = name or f"generated_{uuid4().hex}.webp"
+        key = f"generated-images/user-{job.member_id}/{name}"
+        attach_id: int = await self.sql.value(
+            "insert into quel_attach (attach_original_name, attach_file_name, attach_file_path, attach_directory,"
+            " attach_file_type, attach_storage_type, attach_file_size)"
+            " values (%s, %s, %s, %s, 'image/webp', 'supabase', 7) returning attach_id",
+            name,
+            name,
+            key,
+            key,
+        )
+        await self.sql.all(
+            "update quel_production_jobs set completed_images = completed_images + 1,"
+            " generated_attach_ids = generated_attach_ids || to_jsonb(%s::bigint) where job_id = %s",
+            attach_id,
+            job.job_id,
+        )
+        return attach_id
+
+    # --- what must hold ------------------------------------------------------------------------------
+
+    async def check_books(self, *jobs: NewlyMade) -> None:
+        """The books of these jobs and of everybody who could have paid for them; see each assertion."""
+        for job in jobs:
+            await self._check_job(job)
+        for member_id in {job.member_id for job in jobs}:
+            balance = await self.sql.value(
+                "select quel_member_credit from quel_member where quel_member_id = %s", member_id
+            )
+            self._check_ledger(self.opening[member_id], balance, await self.sql.ledger(member_id=member_id))
+        for org_id in {job.org_id for job in jobs if job.org_id}:
+            balance = await self.sql.value("select org_credit from quel_organization where org_id = %s", org_id)
+            self._check_ledger(self.opening[org_id], balance, await self.sql.ledger(org_id=org_id))
+
+    async def _check_job(self, job: NewlyMade) -> None:
+        row = await self.sql.job(job.job_id)
+        ids = row["generated_attach_ids"]
+        assert len(set(ids)) == len(ids), "an id is in the job's list twice"
+        assert row["completed_images"] == len(ids), "the progress counter is not the number of pictures"
+        assert len(ids) <= job.total, "more pictures than planned"
+        attaches = await self.sql.all(
+            "select attach_id, attach_file_path from quel_attach where attach_file_name like %s order by attach_id",
+            f"{job.job_id}%",
+        )
+        keys = [attach["attach_file_path"] for attach in attaches]
+        assert len(set(keys)) == len(keys), "a slot has two attach rows"
+        ours = {attach["attach_id"]: attach["attach_file_path"] for attach in attaches}
+        assert set(ours) <= set(ids), "a picture that the job does not know"
+        in_order = [ours[attach_id] for attach_id in ids if attach_id in ours]
+        assert in_order == sorted(in_order), "the ids are not in the order of the slots"
+        charges = await self.sql.all(
+            "select attach_idx, amount, production_idx from quel_credits where attach_idx = any(%s)", list(ours)
+        )
+        assert sorted(charge["attach_idx"] for charge in charges) == sorted(ours), "not one charge for each picture"
+        assert {charge["production_idx"] for charge in charges} <= {job.production_id}
+
+    @staticmethod
+    def _check_ledger(opening: int, balance: int, ledger: list[dict[str, Any]]) -> None:
+        running = opening
+        for entry in ledger:
+            running += entry["amount"]
+            assert entry["balance_after"] == running, "balance_after is not the running sum"
+            assert entry["transaction_type"] == "DEDUCT"
+        assert balance == running, "the balance is not what the ledger says"
+        assert balance >= 0, "the balance went below zero"
