@@ -26,6 +26,9 @@ from quel_dagster.jobs.references import checked_key
 if TYPE_CHECKING:
     from obstore.store import S3Config
 
+#: as long as S3 lets clocks differ
+_SIGNATURE_LIFETIME = timedelta(minutes=15)
+
 _NO_SPACE = re.compile(r"os error (28|122)\b")  # ENOSPC, EDQUOT
 _STATUS = re.compile(r"status code: (\d{3})|\((\d{3}) [A-Z][A-Za-z ]+\)")
 _S3 = Service("the S3 store", "STORAGE_URL and the AWS_* variables")
@@ -116,7 +119,6 @@ class S3Store:
             retry_config={"max_retries": 0},
         )
         self._patience = patience
-        self._signature_lifetime = timedelta(seconds=60 + patience.total_timeout)
         self._client = http_client(patience)
         self._downloads = Downloads(_S3, self._client)
 
@@ -136,7 +138,7 @@ class S3Store:
 
         async def attempt() -> bytes:
             with _s3_errors():
-                url = await obstore.sign_async(self._store, "GET", key, self._signature_lifetime)
+                url = await obstore.sign_async(self._store, "GET", key, _SIGNATURE_LIFETIME)
             return await self._downloads.get(url, max_bytes=max_bytes)
 
         return await self._patience.call(f"download of {key}", attempt)
@@ -146,7 +148,7 @@ class S3Store:
 
         async def attempt() -> int:
             with _s3_errors():
-                url = await obstore.sign_async(self._store, "HEAD", key, self._signature_lifetime)
+                url = await obstore.sign_async(self._store, "HEAD", key, _SIGNATURE_LIFETIME)
             return await self._downloads.size(url)
 
         return await self._patience.call(f"size of {key}", attempt)

@@ -196,7 +196,8 @@ async def test_no_log_line_tells_a_secret(seeded: Remote, caplog: pytest.LogCapt
     await put(store)
     await get(store)
     await size(store)
-    told = caplog.text.lower()
+    # the S3 server runs in this process as well, and logs what it is asked
+    told = "\n".join(line.getMessage() for line in caplog.records if line.name != "werkzeug").lower()
     assert "faults/a.webp" in told  # the requests are in the log …
     assert "canary" not in told
     assert "signature" not in told  # … without what signs them
