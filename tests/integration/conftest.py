@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -27,6 +27,17 @@ from quel_dagster.sandbox.services import Stack
 from quel_dagster.settings import Settings
 
 PRICE = 20
+
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], Awaitable[T]], *, seconds: float = 20.0) -> T:
+    """What `look` says once it says something; fails when that takes too long."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if seen := await look():
+                return seen
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +113,11 @@ class Look:
 
     async def ledger(self, *, member_id: UUID | None = None, org_id: UUID | None = None) -> list[dict[str, Any]]:
         """The DEDUCT rows of one payer, in the order of their time."""
-        payer = "org_id = %s" if org_id else "org_id is null and user_id = %s"
-        return await self.all(f"select * from quel_credits where {payer} order by created_at", org_id or member_id)
+        if org_id:
+            return await self.all("select * from quel_credits where org_id = %s order by created_at", org_id)
+        return await self.all(
+            "select * from quel_credits where org_id is null and user_id = %s order by created_at", member_id
+        )
 
 
 @dataclass
