@@ -59,6 +59,10 @@ class JobCancelledError(QuelError):
     """The user cancelled this job."""
 
 
+class RunTerminatedError(QuelError):
+    """An operator stopped this run."""
+
+
 # --- pictures and references -------------------------------------------------------------------------
 
 

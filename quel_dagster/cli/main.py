@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from redis import RedisError
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from quel_dagster.adapters.database.store import NewJob
 from quel_dagster.adapters.queue import unreachable
@@ -189,7 +189,6 @@ def status(job_id: Annotated[UUID, typer.Argument(help="A job_id.")], as_json: A
     if as_json:
         _print_json({**report, "pictures": pictures, "runs": runs})
         return
-    table = Table(show_header=False, box=None)
     for name, value in (
         ("job", report["job_id"]),
         ("type", f"{report['job_type']}, {report['production_path'] or 'fashion'}"),
@@ -205,8 +204,7 @@ def status(job_id: Annotated[UUID, typer.Argument(help="A job_id.")], as_json: A
         *(("run", f"{run['status']:<9} {run.get('url', run['run_id'])}") for run in runs),
     ):
         if value is not None:
-            table.add_row(f"[bold]{name}[/bold]", str(value))
-    _console.print(table, soft_wrap=True)
+            _console.print(f"[bold]{name:<12}[/bold]{escape(str(value))}", soft_wrap=True)
 
 
 def _payer(report: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ class StudioProcess:
         self._manager: AbstractContextManager[BlockingPortal] = start_blocking_portal(name="studio")
         self._portal = self._manager.__enter__()
         try:
+            self._loop = self._portal.call(_awaitable(asyncio.get_running_loop))
             self.studio = self._portal.call(_awaitable(open_studio))
         except BaseException:
             self._manager.__exit__(None, None, None)
@@ -57,6 +58,10 @@ class StudioProcess:
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run on the studio's loop, awaited from another loop; cancelling the waiter cancels the work."""
         return await asyncio.wrap_future(self._portal.start_task_soon(work))
+
+    def post(self, act: Callable[[Studio], None]) -> None:
+        """Have this done on the studio's loop, without waiting."""
+        self._loop.call_soon_threadsafe(act, self.studio)
 
     def close(self) -> None:
         """Close the studio and end its thread."""

@@ -14,11 +14,11 @@ from uuid import UUID
 from dagster import (
     ConfigurableResource,
     DagsterRun,
-    DagsterRunStatus,
     Failure,
     InitResourceContext,
     OpExecutionContext,
 )
+from dagster._utils.interrupts import check_captured_interrupt
 
 from quel_dagster.adapters.database.store import JobDescription
 from quel_dagster.adapters.queue import JobQueue
@@ -29,6 +29,8 @@ from quel_dagster.studio.session import JobSession, Say
 from quel_dagster.studio.studio import Studio
 
 T = TypeVar("T")
+
+TERMINATION_POLL_SECONDS = 0.2
 
 
 def retried_runs(run: DagsterRun) -> tuple[str, ...]:
@@ -65,6 +67,7 @@ class StudioResource(ConfigurableResource[None]):
         def say(line: str) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
+        termination = asyncio.create_task(self._watch_for_termination(context.run_id))
         task = asyncio.ensure_future(process.call(lambda: work(say)))
         task.add_done_callback(lambda _task: lines.put_nowait(None))
         try:
@@ -73,6 +76,16 @@ class StudioResource(ConfigurableResource[None]):
             return await task
         finally:
             task.cancel()
+            termination.cancel()
+
+    async def _watch_for_termination(self, run_id: str) -> None:
+        """Stop the pictures as soon as the run is to be terminated.
+
+        The launcher's SIGINT is only noted by Dagster, until the executor has an event to look at.
+        """
+        while not check_captured_interrupt():  # noqa: ASYNC110  set by a signal handler of Dagster
+            await asyncio.sleep(TERMINATION_POLL_SECONDS)
+        self.process.post(lambda studio: studio.terminate(run_id))
 
     @asynccontextmanager
     async def failure_in_words(self, context: OpExecutionContext) -> AsyncIterator[None]:
@@ -95,13 +108,10 @@ class StudioResource(ConfigurableResource[None]):
         return process.run(lambda: process.studio.parts.database.describe_jobs(job_ids))
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
-        """The run is over in this process; a run that was terminated leaves its job `cancelled`."""
+        """The run is over in this process: end its job, give its lease back."""
         run_id, process = context.run_id, self.process
-        if run_id is None or process.studio.current(run_id) is None:
-            return
-        run = context.instance.get_run_by_id(run_id) if context.instance else None
-        terminated = run is not None and run.status is DagsterRunStatus.CANCELING
-        process.run(lambda: process.studio.close_session(run_id, terminated=terminated))
+        if run_id is not None and process.studio.current(run_id) is not None:
+            process.run(lambda: process.studio.close_session(run_id))
 
 
 class QueueResource(ConfigurableResource[None]):

@@ -35,6 +35,7 @@ from quel_dagster.errors import (
     PayerError,
     QuelError,
     ReferenceUnavailableError,
+    RunTerminatedError,
 )
 from quel_dagster.jobs.composing import compose, wanted_references
 from quel_dagster.jobs.limits import Limits
@@ -122,21 +123,16 @@ class JobSession:
             session.stop(JobCancelledError(f"Job {job_id} was cancelled by the user."))
         return session
 
-    async def close(self, *, terminated: bool = False) -> None:
+    async def close(self) -> None:
         """The run is over: end its job unless `settle` did, so that none stays in processing with nobody at work.
 
         A job that had ended before, and in which this run changed nothing, stays as it is.
-
-        Args:
-            terminated: an operator stopped the run, so the job ends `cancelled`.
         """
         self.stop(QuelError(f"Run {self.run_id} ended before its job was done; its page says why."))
         try:
             if self.settled is None and (self._begun or not self.job.job_status.ended):
-                if terminated:
-                    await self._end(JobStatus.CANCELLED, f"Stopped by an operator (run {self.run_id}).")
-                else:
-                    await self._end(JobStatus.FAILED, str(self._stop_reason))
+                terminated = isinstance(self._stop_reason, RunTerminatedError)
+                await self._end(JobStatus.CANCELLED if terminated else JobStatus.FAILED, str(self._stop_reason))
         except LeaseLostError:
             pass  # another run's job by now
         finally:
@@ -270,7 +266,11 @@ class JobSession:
     # --- making --------------------------------------------------------------------------------------
 
     async def make(self, unit: Unit, say: Say) -> UnitOutcome:
-        """Make the pictures of a unit that are missing. What goes wrong with a picture is in the outcome."""
+        """Make the pictures of a unit that are missing. What goes wrong with a picture is in the outcome.
+
+        Raises:
+            RunTerminatedError: an operator stopped the run meanwhile.
+        """
         _say.set(say)
         started = time.monotonic()
         plan = await self._planned()
@@ -295,6 +295,8 @@ class JobSession:
             except QuelError as error:
                 self._stop_on(error)
                 results = [PictureFailed(slot=slot, reason=str(error)) for slot in missing]
+        if isinstance(self._stop_reason, RunTerminatedError):
+            raise self._stop_reason
         say(f"Stage {unit.index} completed")
         return UnitOutcome(
             unit=unit,
@@ -416,6 +418,8 @@ class JobSession:
         Raises:
             LeaseLostError
         """
+        if isinstance(self._stop_reason, RunTerminatedError):
+            raise self._stop_reason
         stale = [outcome.unit for outcome in outcomes if outcome.failed and outcome.run_id != self.run_id]
         if stale:
             remade = await asyncio.gather(*(self.make(unit, say) for unit in stale))

@@ -10,7 +10,7 @@ from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.gemini import GeminiClient
 from quel_dagster.adapters.queue import CancelFlags
 from quel_dagster.adapters.storage.store import open_store
-from quel_dagster.errors import SettingsError
+from quel_dagster.errors import RunTerminatedError, SettingsError
 from quel_dagster.jobs.limits import Limits
 from quel_dagster.settings import Settings
 from quel_dagster.studio.session import JobSession, Parts
@@ -70,12 +70,17 @@ class Studio:
         """The run's session, if it is open in this process."""
         return self._sessions.get(run_id)
 
-    async def close_session(self, run_id: str, *, terminated: bool = False) -> None:
-        """The run is over in this process; `terminated` when an operator stopped it."""
+    def terminate(self, run_id: str) -> None:
+        """An operator stops the run: its calls are cancelled, its job will end `cancelled`."""
+        if session := self.current(run_id):
+            session.stop(RunTerminatedError(f"Stopped by an operator (run {run_id})."))
+
+    async def close_session(self, run_id: str) -> None:
+        """The run is over in this process."""
         self._opening.pop(run_id, None)
         session = self._sessions.pop(run_id, None)
         if session is not None:
-            await session.close(terminated=terminated)
+            await session.close()
 
     async def aclose(self) -> None:
         """Close every session and outside part."""
