@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,10 +23,12 @@ from quel_dagster.adapters.database.store import Claim, Committed, Database, New
 from quel_dagster.jobs.model import Slot
 from quel_dagster.jobs.storage_keys import picture_key
 from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.sandbox.gemini_server import GeminiStandIn
 from quel_dagster.sandbox.services import Stack
 from quel_dagster.settings import Settings
 
 PRICE = 20
+GEMINI_KEY = "canary-key-of-these-tests"
 
 T = TypeVar("T")
 
@@ -64,6 +66,41 @@ def redis_url(endpoints: Endpoints) -> str:
     with redis.Redis.from_url(endpoints.redis_url) as client:
         client.flushdb()
     return endpoints.redis_url
+
+
+@pytest.fixture(scope="session")
+def _stand_in() -> Iterator[GeminiStandIn]:
+    with GeminiStandIn(api_key=GEMINI_KEY, canned=True) as server:
+        yield server
+
+
+@pytest.fixture
+def gemini(_stand_in: GeminiStandIn) -> Iterator[GeminiStandIn]:
+    """The stand-in Gemini, told nothing yet."""
+    _stand_in.state.reset()
+    yield _stand_in
+    _stand_in.state.reset()
+
+
+@pytest.fixture
+def environment(
+    endpoints: Endpoints, redis_url: str, gemini: GeminiStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Mapping[str, str]:
+    """The environment variables of a worker of this test, set in this process too; objects lie in a new folder."""
+    variables = {
+        "DATABASE_URL": endpoints.database_url,
+        "REDIS_URL": redis_url,
+        "STORAGE_URL": (tmp_path / "objects").as_uri(),
+        "GEMINI_BASE_URL": gemini.url,
+        "GEMINI_API_KEY": GEMINI_KEY,
+        "GEMINI_ATTEMPTS": "2",
+        "GEMINI_BACKOFF_SECONDS": "0.01",
+        "IMAGE_PER_PRICE": str(PRICE),
+        "QUEL_HOME": str(tmp_path),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables
 
 
 @pytest.fixture
