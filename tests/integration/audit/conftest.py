@@ -1,0 +1,234 @@
+"""A whole system for each test: a database of its own, an empty Redis, a folder of objects, a Dagster instance.
+
+Its jobs are made with the real functions, its objects are real pictures, and its runs are real runs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from PIL import Image
+from psycopg.rows import dict_row
+
+from quel_dagster.adapters.database.store import Claim, Database, DatabaseUrl, schema_sql
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.storage.store import ObjectStore, open_store
+from quel_dagster.jobs.model import JobStatus, Slot
+from quel_dagster.jobs.storage_keys import picture_key
+from quel_dagster.pipeline.audit import AuditReport, Sources, audit
+from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.settings import Settings
+from tests.integration.conftest import PRICE, Look, NewlyMade, Office
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def template(endpoints: Endpoints) -> str:
+    """Name of a database that has every table and no row."""
+    with _server(endpoints.database_url) as server:
+        server.execute("create database audit_template")
+    with psycopg.connect(_url_of(endpoints, "audit_template")) as connection:
+        for name in ("web_app", "quel_dagster"):
+            connection.execute(schema_sql(name).encode())
+    return "audit_template"
+
+
+@contextmanager
+def _server(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(url, autocommit=True, dbname="postgres") as connection:
+        yield connection
+
+
+def _url_of(endpoints: Endpoints, database: str) -> str:
+    url = DatabaseUrl.parse(endpoints.database_url).url.set(drivername="postgresql", database=database)
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def database_url(endpoints: Endpoints, template: str) -> Iterator[str]:
+    name = f"audit_{next(_numbers)}"
+    with _server(endpoints.database_url) as server:
+        server.execute(f"create database {name} template {template}".encode())
+        yield _url_of(endpoints, name)
+        server.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+async def sql(database_url: str) -> AsyncIterator[Look]:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+        yield Look(connection)
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[JobQueue]:
+    queue = JobQueue(redis_url)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return open_store(Settings.read(storage_url=f"file://{tmp_path}/objects", _env_file=None))
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
+    """Tests tell their runs apart by the ids of their jobs."""
+    with DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster"))) as instance:
+        yield instance
+
+
+@pytest.fixture
+def house(office: Office, queue: JobQueue, store: ObjectStore, instance: DagsterInstance) -> House:
+    return House(office, Sources(database=office.database, queue=queue, store=store, instance=instance))
+
+
+@dataclass
+class Made(NewlyMade):
+    """A job with its pictures."""
+
+    run_id: str = ""
+    attach_ids: tuple[int, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        return [picture_key(self.member_id, self.job_id, Slot(unit=0, number=n)) for n in range(self.total)]
+
+
+@dataclass
+class House:
+    """A system at work, and its audit."""
+
+    office: Office
+    sources: Sources
+
+    @property
+    def sql(self) -> Look:
+        return self.office.sql
+
+    @property
+    def store(self) -> ObjectStore:
+        assert self.sources.store is not None
+        return self.sources.store
+
+    @property
+    def instance(self) -> DagsterInstance:
+        assert self.sources.instance is not None
+        return self.sources.instance
+
+    @property
+    def queue(self) -> JobQueue:
+        assert self.sources.queue is not None
+        return self.sources.queue
+
+    async def audit(self, *, without: str | None = None, **options: Any) -> AuditReport:
+        """Impatient: nothing that stays wrong for a moment is taken for being in motion."""
+        patience = {"grace_seconds": 0.0, "entry_seconds": 0.2, "confirm_seconds": 0.05}
+        sources = replace(self.sources, **{without: None}) if without else self.sources
+        return await audit(sources, **{"price": PRICE, **patience, **options})
+
+    # --- jobs, made as a run makes them --------------------------------------------------------------
+
+    async def finished(
+        self,
+        total: int = 2,
+        *,
+        made: int | None = None,
+        status: JobStatus = JobStatus.COMPLETED,
+        ended: DagsterRunStatus = DagsterRunStatus.SUCCESS,
+        **job: Any,
+    ) -> Made:
+        """A job that has ended, `made` of its pictures made, with the run that made them."""
+        begun = await self.office.job(total, **job)
+        run_id = run(self.instance, begun.job_id, ended)
+        claim = await self.office.processing(begun, run_id=run_id)
+        attach_ids = [await self.picture(begun, claim, number) for number in range(total if made is None else made)]
+        if status is JobStatus.USER_CANCELLED:
+            await self.office.database.keep_cancel(begun.job_id)
+        await self.office.database.settle(begun.job_id, claim.token, status=status, total=total, error=None, inputs=0)
+        return Made(**vars(begun), run_id=run_id, attach_ids=tuple(attach_ids))
+
+    async def picture(self, job: NewlyMade, claim: Claim, number: int) -> int:
+        """Upload and commit the picture of one slot."""
+        key = picture_key(job.member_id, job.job_id, Slot(unit=0, number=number))
+        await self.store.put(key, PICTURE, content_type="image/webp")
+        committed = await self.office.database.commit_picture(
+            job.job_id,
+            claim.token,
+            member_id=job.member_id,
+            key=key,
+            size=len(PICTURE),
+            storage="file",
+            price=PRICE,
+            total=job.total,
+        )
+        return committed.attach_id
+
+    async def at_work(self, *, seconds: float = 30.0, made: int = 1) -> Made:
+        """A job in processing, under a lease of a run that goes on."""
+        begun = await self.office.job(2)
+        run_id = live_run(self.instance, begun.job_id)
+        claim = await self.office.database.claim(begun.job_id, run_id=run_id, worker="test:1", seconds=seconds)
+        await self.office.database.begin(begun.job_id, claim.token)
+        attach_ids = [await self.picture(begun, claim, number) for number in range(made)]
+        return Made(**vars(begun), run_id=run_id, attach_ids=tuple(attach_ids))
+
+
+# --- runs ----------------------------------------------------------------------------------------------
+
+
+_EVENTS = {
+    DagsterRunStatus.SUCCESS: DagsterEventType.RUN_SUCCESS,
+    DagsterRunStatus.FAILURE: DagsterEventType.RUN_FAILURE,
+    DagsterRunStatus.CANCELED: DagsterEventType.RUN_CANCELED,
+}
+
+
+def run(
+    instance: DagsterInstance,
+    job_id: UUID,
+    ended: DagsterRunStatus = DagsterRunStatus.SUCCESS,
+    *,
+    started: bool = True,
+    **tags: str,
+) -> str:
+    """A run that has ended."""
+    run_id = live_run(instance, job_id, DagsterRunStatus.NOT_STARTED, **tags)
+    for event in [DagsterEventType.RUN_START][:started] + [_EVENTS[ended]]:
+        instance.report_dagster_event(DagsterEvent(event_type_value=event.value, job_name="image_job"), run_id)
+    return run_id
+
+
+def live_run(
+    instance: DagsterInstance, job_id: UUID, status: DagsterRunStatus = DagsterRunStatus.STARTED, **tags: str
+) -> str:
+    """A run that goes on, or waits for its turn."""
+    made = instance.add_run(DagsterRun(job_name="image_job", status=status, tags={"quel/job_id": str(job_id), **tags}))
+    return made.run_id
+
+
+def _picture(colour: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 6), colour).save(out, "WEBP")
+    return out.getvalue()
+
+
+PICTURE = _picture("red")
