@@ -1,37 +1,119 @@
-"""Dagster's daemon, with a sensor loop quick enough for a queue (docs/decisions/daemon-loop.md).
+"""Dagster's daemon, quick enough for a queue that people wait for (docs/decisions/daemon-loop.md).
 
     python -m quel_dagster.pipeline.daemon run …      the same command line as dagster-daemon
 
-The sensor daemon looks for due sensors every 5 s, whatever their own interval. A tick of our queue sensor blocks
-on Redis, so the first id of a quiet queue is seen at once; but the tick that it ends is followed by the rest of
-those 5 s, and an id that comes meanwhile waits. The pause is a constant of a private module: this lowers it.
+Two of its loops sleep where they could know better:
+
+- The sensor daemon looks for due sensors every 5 s, whatever their own interval. A tick of our queue sensor blocks
+  on Redis, so the first id of a quiet queue is seen at once; but then the rest of those 5 s follows, and an id that
+  comes meanwhile waits. The pause is a constant of a private module: this lowers it.
+- The run queue is looked at every second or more. Runs are submitted by a thread of this very process, so it can be
+  woken; and while all slots are taken, a look at whether one is free costs one small query.
+
+Both reach into private modules of an exactly pinned Dagster; where an upgrade has moved them, a warning says what
+is slower from then on and everything else works as shipped.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+import threading
+import time
+from typing import Any
 
-from dagster._daemon import sensor
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, DagsterRun
+from dagster._core.workspace.context import IWorkspaceProcessContext
+from dagster._daemon import controller, sensor
 from dagster._daemon.cli import main
+from dagster._daemon.daemon import DaemonIterator, SpanMarker
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+from dagster._utils.error import serializable_error_info_from_exc_info
+from typing_extensions import override
 
 #: seconds from the start of one look for due sensors to the start of the next
 SENSOR_LOOP_SECONDS = 0.2
-_CONSTANT = "MIN_INTERVAL_LOOP_TIME"
+#: seconds between two looks at whether a slot is free, while runs wait for one
+SLOT_LOOK_SECONDS = 0.2
+_run_submitted = threading.Event()
+_log = logging.getLogger(__name__)
 
 
 def quicken_sensor_loop(seconds: float = SENSOR_LOOP_SECONDS) -> bool:
     """Set the pause of the sensor daemon's loop; False, with a warning, when this Dagster has no such constant."""
-    if not isinstance(getattr(sensor, _CONSTANT, None), int | float):
-        logging.getLogger(__name__).warning(
-            "dagster._daemon.sensor.%s is gone in this version of Dagster, so its own pause between sensor ticks "
-            "stays: an id pushed right after another may wait about 5 s.",
-            _CONSTANT,
+    if not isinstance(getattr(sensor, "MIN_INTERVAL_LOOP_TIME", None), int | float):
+        _log.warning(
+            "dagster._daemon.sensor.MIN_INTERVAL_LOOP_TIME is gone in this version of Dagster, so its own pause "
+            "between sensor ticks stays: an id pushed right after another may wait about 5 s."
         )
         return False
-    setattr(sensor, _CONSTANT, seconds)
+    sensor.MIN_INTERVAL_LOOP_TIME = seconds  # type: ignore[assignment]  # declared by its value, an int
     return True
+
+
+def quicken_run_queue() -> bool:
+    """Let submitted runs wake the run queue; False, with a warning, when this Dagster is built another way."""
+    if getattr(controller, "QueuedRunCoordinatorDaemon", None) is not QueuedRunCoordinatorDaemon:
+        _log.warning(
+            "dagster._daemon.controller has no QueuedRunCoordinatorDaemon in this version of Dagster, so the run "
+            "queue is looked at once per dequeue interval: runs start up to that much later."
+        )
+        return False
+    controller.QueuedRunCoordinatorDaemon = PromptRunQueueDaemon  # type: ignore[misc]
+    submit_run = QueuedRunCoordinator.submit_run
+
+    def submit_and_wake(self: QueuedRunCoordinator, context: SubmitRunContext) -> DagsterRun:
+        run = submit_run(self, context)
+        _run_submitted.set()
+        return run
+
+    QueuedRunCoordinator.submit_run = submit_and_wake  # type: ignore[method-assign]
+    return True
+
+
+class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
+    """The run queue's daemon, looking again as soon as there is a reason to."""
+
+    @override
+    def core_loop(
+        self, workspace_process_context: IWorkspaceProcessContext, shutdown_event: threading.Event
+    ) -> DaemonIterator:
+        instance = workspace_process_context.instance
+        while True:
+            _run_submitted.clear()
+            yield SpanMarker.START_SPAN
+            try:
+                yield from self.run_iteration(workspace_process_context)
+            except Exception:  # noqa: BLE001 - as the daemon it replaces: reported, then the next look
+                error = serializable_error_info_from_exc_info(sys.exc_info())
+                self._logger.error("Caught error:\n%s", error)
+                yield error
+            yield SpanMarker.END_SPAN
+            self._wait(instance, shutdown_event)
+            yield None
+
+    def _wait(self, instance: DagsterInstance, shutdown_event: threading.Event) -> None:
+        """Return after the dequeue interval, or sooner: a run was submitted, or a slot is free for a waiting one."""
+        until = time.monotonic() + self.interval_seconds
+        waiting = _count(instance, DagsterRunStatus.QUEUED) > 0
+        while (left := until - time.monotonic()) > 0 and not shutdown_event.is_set():
+            if _run_submitted.wait(min(left, SLOT_LOOK_SECONDS)):
+                return
+            if waiting and self._has_free_slot(instance):
+                return
+
+    def _has_free_slot(self, instance: DagsterInstance) -> bool:
+        config: Any = instance.get_concurrency_config().run_queue_config
+        return config is not None and _count(instance, *ACTIVE_RUN_STATUSES) < config.max_concurrent_runs
+
+
+def _count(instance: DagsterInstance, *statuses: DagsterRunStatus) -> int:
+    return instance.get_runs_count(RunsFilter(statuses=list(statuses)))
 
 
 if __name__ == "__main__":
     quicken_sensor_loop()
+    quicken_run_queue()
     main()
