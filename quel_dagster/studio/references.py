@@ -104,7 +104,7 @@ class ReferenceShelf:
             del self._fetches[attach_id]
 
     async def _fetch_one(self, attach_id: int, rows: asyncio.Future[Mapping[int, Attach]]) -> Picture | _Missing:
-        attach = (await asyncio.shield(rows)).get(attach_id)
+        attach = (await rows).get(attach_id)
         outcome = await self._downloaded(attach) if attach else _Missing("quel_attach has no such row", transient=False)
         if isinstance(outcome, _Missing):
             self._say(f"Reference {attach_id} left out: {outcome.reason}")

@@ -35,7 +35,10 @@ _S3 = Service("the S3 store", "STORAGE_URL and the AWS_* variables")
 
 
 class FileStore:
-    """A folder. obstore writes beside the target and renames, so an object is there whole or not at all."""
+    """A folder. obstore writes beside the target and renames, so an object is there whole or not at all.
+
+    A process that has used it must not fork: in the child every call would wait until its deadline.
+    """
 
     backend = "file"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from PIL import Image
 
 from quel_dagster.errors import ObjectNotFoundError, StorageKeyError, StorageUnavailableError
 from quel_dagster.jobs.model import Attach
-from quel_dagster.jobs.pictures import MAX_BYTES
+from quel_dagster.jobs.pictures import MAX_BYTES, Picture, load_picture
+from quel_dagster.studio import references
 from quel_dagster.studio.references import Fetched, ReferenceShelf
 
 
@@ -96,6 +98,21 @@ async def test_pictures_come_with_the_log_lines_people_search_for() -> None:
         "Downloading image: AttachID=39070",
         f"Image downloaded successfully: {len(PICTURE)} bytes",
     ]
+
+
+async def test_pictures_are_decoded_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def noting_its_thread(data: bytes) -> Picture:
+        threads.append(threading.current_thread())
+        return load_picture(data)
+
+    monkeypatch.setattr(references, "load_picture", noting_its_thread)
+    shop = Shop()
+    shop.add(1)
+    await shop.shelf().fetch([1])
+    assert threads != [threading.main_thread()]
+    assert len(threads) == 1
 
 
 async def test_nothing_is_asked_for_nothing() -> None:
