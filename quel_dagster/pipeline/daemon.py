@@ -61,10 +61,10 @@ def quicken_run_queue() -> bool:
             "queue is looked at once per dequeue interval: runs start up to that much later."
         )
         return False
-    controller.QueuedRunCoordinatorDaemon = PromptRunQueueDaemon  # type: ignore[misc]
+    controller.QueuedRunCoordinatorDaemon = PromptRunQueueDaemon  # type: ignore[attr-defined]
     submit_run = QueuedRunCoordinator.submit_run
 
-    def submit_and_wake(self: QueuedRunCoordinator, context: SubmitRunContext) -> DagsterRun:
+    def submit_and_wake(self: Any, context: SubmitRunContext) -> DagsterRun:
         run = submit_run(self, context)
         _run_submitted.set()
         return run
@@ -78,7 +78,7 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
 
     @override
     def core_loop(
-        self, workspace_process_context: IWorkspaceProcessContext, shutdown_event: threading.Event
+        self, workspace_process_context: IWorkspaceProcessContext[Any], shutdown_event: threading.Event
     ) -> DaemonIterator:
         instance = workspace_process_context.instance
         while True:
@@ -86,10 +86,9 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
             yield SpanMarker.START_SPAN
             try:
                 yield from self.run_iteration(workspace_process_context)
-            except Exception:  # noqa: BLE001 - as the daemon it replaces: reported, then the next look
-                error = serializable_error_info_from_exc_info(sys.exc_info())
-                self._logger.error("Caught error:\n%s", error)
-                yield error
+            except Exception:
+                self._logger.exception("The look at the run queue failed")
+                yield serializable_error_info_from_exc_info(sys.exc_info())
             yield SpanMarker.END_SPAN
             self._wait(instance, shutdown_event)
             yield None
