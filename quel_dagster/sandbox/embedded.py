@@ -17,6 +17,8 @@ import signal
 import stat
 import subprocess
 from contextlib import suppress
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -88,7 +90,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def postgres_service(home: Path, *, port: int, password: str) -> Service:
-    """PostgreSQL with its data in `home`/postgres and the databases `quel` and `dagster`."""
+    """PostgreSQL with its data in `home`/postgres: database `quel` with the web app's tables, and `dagster`."""
     data = home / "postgres"
     user = SYSTEM_USER if os.geteuid() == 0 else ""
     programs = _postgres_programs()
@@ -108,6 +110,9 @@ def postgres_service(home: Path, *, port: int, password: str) -> Service:
             for name in (DATABASE, DAGSTER_DATABASE):
                 if name not in there:
                     connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        with psycopg.connect(postgres_url(port, password)) as connection:  # one transaction
+            if connection.execute("SELECT to_regclass('public.quel_production_jobs')").fetchone() == (None,):
+                connection.execute(_web_app_tables().read_bytes())
 
     return Service(
         name="postgres",
@@ -129,6 +134,10 @@ def postgres_service(home: Path, *, port: int, password: str) -> Service:
         death_signal=signal.SIGINT,
         grace=20.0,
     )
+
+
+def _web_app_tables() -> Traversable:
+    return resources.files("quel_dagster.adapters.database").joinpath("schema/web_app.sql")
 
 
 def _init_data(data: Path, *, programs: Path, password: str, user: str) -> None:
