@@ -10,6 +10,7 @@ from dagster_async_executor import async_executor
 
 from quel_dagster.pipeline.assets import image_job, results, source_tables
 from quel_dagster.pipeline.io_manager import JsonIOManager
+from quel_dagster.pipeline.recovery import settle_cancelled_runs, settle_failed_runs, stranded_jobs_sensor
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
 from quel_dagster.settings import Settings
@@ -35,7 +36,7 @@ def build_defs(
     return Definitions(
         assets=[*source_tables, results],
         jobs=[image_job],
-        sensors=[jobs_queue_sensor],
+        sensors=[jobs_queue_sensor, settle_failed_runs, settle_cancelled_runs, stranded_jobs_sensor],
         resources={**resources, **(resource_overrides or {})},
         # Forty units at once would each pay Dagster's overhead before the first call is made.
         executor=executor

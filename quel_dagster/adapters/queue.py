@@ -38,6 +38,11 @@ DEAD_VALUE_BYTES = 1024
 _UUID = re.compile(rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
+def cancel_key(job_id: UUID) -> str:
+    """The user's cancel flag (domain.md §1)."""
+    return f"job:{job_id}:cancelled"
+
+
 @dataclass(frozen=True)
 class Delivery:
     """An entry of `jobs:processing`."""
@@ -165,6 +170,31 @@ class JobQueue:
             batch.llen(name)
         return dict(zip(("queue", "processing", "dead"), batch.execute(), strict=True))
 
+    def waiting(self) -> set[bytes]:
+        """The exact entries of `jobs:queue` and `jobs:processing`."""
+        batch = self._redis.pipeline(transaction=True)
+        batch.lrange(QUEUE, 0, -1)
+        batch.lrange(PROCESSING, 0, -1)
+        queue, processing = batch.execute()
+        return {*queue, *processing}
+
+    def cancelled(self, job_ids: Sequence[UUID]) -> list[UUID]:
+        """Those of these jobs whose user asked to cancel within the last hour."""
+        found: list[UUID] = []
+        for start in range(0, len(job_ids), 1000):
+            some = job_ids[start : start + 1000]
+            flags = cast(list[bytes | None], self._redis.mget([cancel_key(job_id) for job_id in some]))
+            found += [job_id for job_id, flag in zip(some, flags, strict=True) if flag == b"true"]
+        return found
+
+    def cancel(self, job_id: UUID) -> None:
+        """Ask to cancel, as the web app does: the flag lives for one hour."""
+        self._redis.set(cancel_key(job_id), "true", ex=3600)
+
+    def bury_job(self, job_id: UUID, reason: str) -> None:
+        """A dead letter for a job that is in no list."""
+        self.bury(Delivery(raw=str(job_id).encode(), job_id=job_id), reason)
+
     def dead(self) -> list[dict[str, Any]]:
         """The dead letters, newest first."""
         return [json.loads(letter) for letter in cast(list[bytes], self._redis.lrange(DEAD, 0, -1))]
@@ -182,11 +212,7 @@ class CancelFlags:
 
     async def is_set(self, job_id: UUID) -> bool:
         """Did the user ask to cancel this job (within the last hour)?"""
-        return bool(await self._redis.get(f"job:{job_id}:cancelled") == b"true")
-
-    async def set(self, job_id: UUID) -> None:
-        """Ask to cancel, as the web app does: the flag lives for one hour."""
-        await self._redis.set(f"job:{job_id}:cancelled", "true", ex=3600)
+        return bool(await self._redis.get(cancel_key(job_id)) == b"true")
 
 
 def _client(kind: Any, url: str) -> Any:

@@ -16,8 +16,11 @@ from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
 
+from quel_dagster.adapters.database.lease import LeaseBoard
+from quel_dagster.settings import Settings
+
 #: Seconds to wait for the answer of the worker that has a run.
-INSPECT_SECONDS = 2.0
+INSPECT_SECONDS = 1.0
 
 #: Our keys in a Redis that others use as well.
 KEY_PREFIX = "quel_dagster:"
@@ -76,16 +79,22 @@ class QuelRunLauncher(CeleryRunLauncher):
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         if state == "FAILURE":
             return CheckRunHealthResult(WorkerStatus.FAILED, "The Celery task failed.")
-        if state != "STARTED":
-            return CheckRunHealthResult(WorkerStatus.UNKNOWN, f"The Celery task is {state}.")
-        host = info.get("hostname") if isinstance(info, dict) else None
+        host = info.get("hostname") if state == "STARTED" and isinstance(info, dict) else None
         if host is None:
-            return CheckRunHealthResult(WorkerStatus.UNKNOWN, "The Celery task does not say where it runs.")
+            return self._by_lease(run, f"The Celery task is {state}, and its worker unknown")
         answer = self.celery.control.inspect([host], timeout=INSPECT_SECONDS, limit=1).query_task(task_id)
-        if answer and answer.get(host, {}).get(task_id):
+        if not answer:
+            return self._by_lease(run, f"Celery worker {host} does not answer")
+        if answer.get(host, {}).get(task_id):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        gone = "no longer has this run" if answer else "does not answer"
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"Celery worker {host} {gone}.")
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"Celery worker {host} no longer has this run.")
+
+    def _by_lease(self, run: DagsterRun, finding: str) -> CheckRunHealthResult:
+        """Redis may have lost its memory, or the network a host: whoever renews the lease is alive all the same."""
+        database_url = Settings.read().database_url
+        if database_url is not None and LeaseBoard(database_url.get_secret_value()).is_live(run.run_id):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"{finding}, but the lease of its job is renewed.")
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"{finding}, and it holds no live lease.")
 
     @property
     @override

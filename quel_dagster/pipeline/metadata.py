@@ -20,7 +20,7 @@ THUMBNAILS = 24
 Entries = dict[str, Any]
 
 
-def run_tags(job: JobDescription) -> dict[str, str]:
+def run_tags(job: JobDescription | Job) -> dict[str, str]:
     """Tags by which a run is found."""
     tags = {
         "quel/job_id": job.job_id,

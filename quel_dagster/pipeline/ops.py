@@ -62,6 +62,8 @@ async def load_job(context: OpExecutionContext, config: LoadJobConfig, studio: S
         raise Failure(str(missing), allow_retries=False) from None
     else:
         ticket = Ticket(job_id=job_id, job=session.job, took_over_from=session.took_over_from)
+        # a run launched by hand is found by its job as well
+        context.instance.add_run_tags(context.run_id, metadata.run_tags(session.job))
         if session.took_over_from and session.took_over_from != context.run_id:
             context.log.warning(f"Going on with the work of run {session.took_over_from}.")
     return Output(ticket, metadata=metadata.of_ticket(ticket))

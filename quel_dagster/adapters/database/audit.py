@@ -139,7 +139,7 @@ CHARGES_HAVE_PICTURES = _question(
 ), looked_at as (
     select count(*) as n from charges
 ), found as (
-    select 'unearned' as kind,
+    select case when c.attach_idx is null then 'no_picture' else 'unearned' end as kind,
            jsonb_strip_nulls(jsonb_build_object(
                'ledger', c.id, 'attach', c.attach_idx, 'production', c.production_idx, 'amount', c.amount,
                'organization', c.org_id, 'member', case when c.org_id is null then c.user_id end)) as facts

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable
 from uuid import UUID
 
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from quel_dagster.adapters.database import statements as sql
 from quel_dagster.adapters.database.store import LEASE_SECONDS, DatabaseUrl
 
-RENEW_SECONDS = LEASE_SECONDS / 3
+RENEW_SECONDS = LEASE_SECONDS * 0.3
 #: While the database is away, ask again this often.
 RETRY_SECONDS = 1.0
 
@@ -37,12 +37,7 @@ class LeaseKeeper:
         self._token = token
         self._on_lost = on_lost
         self._stopped = threading.Event()
-        self._engine = create_engine(
-            DatabaseUrl.parse(url).url,
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"connect_timeout": 5, "prepare_threshold": None, "application_name": "quel_dagster lease"},
-        )
+        self._engine = _short_lived_engine(url, "quel_dagster lease")
         self._thread = threading.Thread(target=self._run, name=f"lease {job_id}", daemon=True)
         self._thread.start()
 
@@ -67,3 +62,28 @@ class LeaseKeeper:
                 if not self._stopped.is_set():
                     self._on_lost()
                 return
+
+
+class LeaseBoard:
+    """Looks at leases from a thread without an event loop; one short connection a look."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _short_lived_engine(url, "quel_dagster health")
+
+    def is_live(self, run_id: str) -> bool:
+        """Does this run hold a lease that lives, by the database's clock?
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the database does not answer.
+        """
+        with self._engine.connect() as connection:
+            return bool(connection.execute(sql.RUN_HOLDS_LIVE_LEASE, {"run_id": run_id}).scalar())
+
+
+def _short_lived_engine(url: str, name: str) -> Engine:
+    return create_engine(
+        DatabaseUrl.parse(url).url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"connect_timeout": 5, "prepare_threshold": None, "application_name": name},
+    )

@@ -32,6 +32,34 @@ RENEW_LEASE = text(
 )
 RELEASE_LEASE = text("delete from quel_dagster.job_lease where job_id = :job_id and token = :token")
 
+END_ABANDONED_JOB = text(
+    "select quel_dagster.end_abandoned_job(:job_id, cast(:run_ids as text[]), :status, :error) as answer"
+)
+COUNT_RECOVERY = text("select quel_dagster.count_recovery(:job_id) as answer")
+#: Does this run hold a lease that lives? Asked by the launcher when the run's worker does not answer.
+RUN_HOLDS_LIVE_LEASE = text(
+    "select exists (select 1 from quel_dagster.job_lease where run_id = :run_id and expires_at > clock_timestamp())"
+)
+
+#: Jobs that wait or are worked on; the user may cancel them.
+OPEN_JOBS = text(
+    "select job_id from public.quel_production_jobs where job_status in ('pending', 'processing') "
+    "order by created_at limit :most"
+)
+#: Jobs that somebody should be working on: pending for long, or processing under a lease of ours that has run out.
+#: A job in processing without any lease row belongs to another worker on the same list.
+STRANDED_JOBS = text(
+    """
+    select j.job_id from public.quel_production_jobs j
+    left join quel_dagster.job_lease l using (job_id)
+    where (j.job_status = 'pending' and l.job_id is null
+           and greatest(j.created_at, j.updated_at) < now() - make_interval(secs => :seconds))
+       or (j.job_status in ('pending', 'processing')
+           and l.expires_at < clock_timestamp() - make_interval(secs => :grace))
+    order by j.created_at limit :most
+    """
+)
+
 #: Who pays for a job, and what they have (domain.md §8): the organization while active, else the member.
 #: The member is the claimed user if that is an existing member, else the job's own.
 PAYER = text(

@@ -36,7 +36,8 @@ from quel_dagster.jobs.model import Attach, Job, JobStatus, Value
 #: How long a call outlasts a database that is away: a restart, a failover.
 RETRY_SECONDS = 60.0
 #: A lease is lost when nobody renewed it for this long, by the database's clock.
-LEASE_SECONDS = 30.0
+#: Short, so that a worker host that is gone is noticed within 15 s (docs/decisions/lease.md).
+LEASE_SECONDS = 10.0
 #: Raise with every change of schema/quel_dagster.sql that another running version must not undo.
 SCHEMA_VERSION = 1
 
@@ -364,6 +365,42 @@ class Database:
         """The rows of quel_attach that exist, by id."""
         rows = await self._rows(sql.FIND_ATTACHES, attach_ids=list(attach_ids))
         return {row.attach_id: Attach(**row._mapping) for row in rows}
+
+    # --- jobs that nobody works on -------------------------------------------------------------------
+
+    async def end_abandoned(
+        self, job_id: UUID, *, status: JobStatus, error: str, run_ids: Iterable[str] = ()
+    ) -> Settled | None:
+        """End an open job that nobody works on. None when it has ended, is gone, or another run is at work on it.
+
+        Args:
+            status: `failed` or `cancelled`; a user's cancel and the pictures really there have the last word.
+            run_ids: dead runs, whose leases do not count.
+        """
+        answer = await self._answer(
+            sql.END_ABANDONED_JOB, job_id=job_id, run_ids=list(run_ids), status=status.value, error=error
+        )
+        if answer["outcome"] != "settled":
+            return None
+        return Settled.model_validate({name: answer[name] for name in Settled.model_fields})
+
+    async def open_jobs(self, *, most: int = 10_000) -> list[UUID]:
+        """Jobs that wait or are worked on, oldest first."""
+        return [row.job_id for row in await self._rows(sql.OPEN_JOBS, most=most)]
+
+    async def stranded_jobs(self, *, pending_seconds: float, grace_seconds: float, most: int = 500) -> list[UUID]:
+        """Open jobs that nobody seems to work on; whether one waits in a queue has to be looked up there.
+
+        Args:
+            pending_seconds: how long a job may be pending before it is suspicious.
+            grace_seconds: how long after a lease ran out its job is left to run retries.
+        """
+        rows = await self._rows(sql.STRANDED_JOBS, seconds=pending_seconds, grace=grace_seconds, most=most)
+        return [row.job_id for row in rows]
+
+    async def count_recovery(self, job_id: UUID) -> int:
+        """Note that a stranded job is pushed again; returns how often that was within 72 hours."""
+        return int(await self._answer(sql.COUNT_RECOVERY, job_id=job_id))
 
     # --- looking -------------------------------------------------------------------------------------
 

@@ -25,6 +25,13 @@ create table if not exists quel_dagster.job_cancel (
     seen_at  timestamptz not null default clock_timestamp()
 );
 
+-- When the sweep pushed a stranded job again: after three times in 72 hours it is given up.
+create table if not exists quel_dagster.job_recovery (
+    job_id        uuid not null,
+    recovered_at  timestamptz not null default clock_timestamp()
+);
+create index if not exists job_recovery_job on quel_dagster.job_recovery (job_id, recovered_at);
+
 -- Values between ops, as JSON: a re-execution may read them on another host.
 create table if not exists quel_dagster.op_output (
     run_id      text not null,
@@ -320,4 +327,58 @@ create or replace function quel_dagster.keep_cancel(p_job uuid) returns void lan
 begin
     perform 1 from public.quel_production_jobs where job_id = p_job for update;
     insert into quel_dagster.job_cancel (job_id) values (p_job) on conflict do nothing;
+end $$;
+
+-- End a job that nobody works on any more: its run died for good, was cancelled before it began, or the user
+-- cancelled while it waited. Changes nothing when the job has ended, or when a run other than `p_runs` holds a
+-- live lease.
+create or replace function quel_dagster.end_abandoned_job(
+    p_job uuid, p_runs text[], p_status text, p_error text
+) returns jsonb language plpgsql as $$
+declare
+    v_job     public.quel_production_jobs;
+    v_lease   quel_dagster.job_lease;
+    v_made    int;
+    v_status  text := p_status;
+begin
+    select * into v_job from public.quel_production_jobs where job_id = p_job for update;
+    if not found then
+        return jsonb_build_object('outcome', 'missing');
+    end if;
+    if v_job.job_status not in ('pending', 'processing') then
+        return jsonb_build_object('outcome', 'ended', 'status', v_job.job_status);
+    end if;
+    select * into v_lease from quel_dagster.job_lease where job_id = p_job for update;
+    if found and v_lease.expires_at > clock_timestamp() and not v_lease.run_id = any (p_runs) then
+        return jsonb_build_object('outcome', 'held', 'holder', v_lease.run_id, 'worker', v_lease.worker);
+    end if;
+    select count(*) into v_made from quel_dagster.attach_ids(v_job.generated_attach_ids);
+    if exists (select 1 from quel_dagster.job_cancel c where c.job_id = p_job) then
+        v_status := 'user_cancelled';
+    elsif v_made >= v_job.total_images and v_job.total_images > 0 then
+        v_status := 'completed';  -- it died between its last picture and its end
+    end if;
+    delete from quel_dagster.job_lease where job_id = p_job;  -- fences off whoever held it
+    update public.quel_production_jobs
+    set job_status = v_status::public.job_status_enum,
+        completed_images = v_made,
+        failed_images = greatest(0, v_job.total_images - v_made),
+        error_message = case when v_status = 'completed' and v_made >= v_job.total_images then null
+                             when v_status = 'user_cancelled' then 'Cancelled by the user.' else p_error end,
+        started_at = coalesce(started_at, clock_timestamp()),
+        completed_at = clock_timestamp(),
+        updated_at = clock_timestamp()
+    where job_id = p_job;
+    perform quel_dagster.refresh_production(v_job.production_id, 0);
+    return jsonb_build_object('outcome', 'settled', 'status', v_status, 'completed', v_made,
+                              'failed', greatest(0, v_job.total_images - v_made),
+                              'attach_ids', v_job.generated_attach_ids, 'error', p_error);
+end $$;
+
+-- Count a recovery of a stranded job: how many there were in 72 hours, this one included.
+create or replace function quel_dagster.count_recovery(p_job uuid) returns bigint language plpgsql as $$
+begin
+    delete from quel_dagster.job_recovery where recovered_at < clock_timestamp() - interval '72 hours';
+    insert into quel_dagster.job_recovery (job_id) values (p_job);
+    return (select count(*) from quel_dagster.job_recovery where job_id = p_job);
 end $$;

@@ -1,0 +1,156 @@
+"""What brings back or ends a job that nobody works on: the settle sensors and the sweep.
+
+A run that dies is retried by Dagster, and its retry goes on where it stopped. These sensors see to the rest: a run
+that is not retried, a run that was cancelled before it began, a job whose id is in no queue any more.
+"""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunsFilter,
+    RunStatusSensorContext,
+    SensorEvaluationContext,
+    SkipReason,
+    run_status_sensor,
+    sensor,
+)
+from redis import RedisError
+
+from quel_dagster.adapters.queue import unreachable
+from quel_dagster.jobs.model import JobStatus
+from quel_dagster.pipeline.assets import image_job
+from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs
+
+#: The web app writes the row before it pushes the id, and a tick takes a moment: no job is stranded before this.
+STRANDED_AFTER_SECONDS = 60.0
+#: A dead run is noticed, failed and retried in less; only then is its job stranded.
+RETRY_GRACE_SECONDS = 60.0
+#: Recoveries of one job in 72 hours; then it is given up.
+RECOVERIES = 3
+SWEEP_SECONDS = 20
+SETTLE_SECONDS = 5
+WILL_RETRY_TAG = "dagster/will_retry"
+
+
+@run_status_sensor(
+    run_status=DagsterRunStatus.FAILURE,
+    monitored_jobs=[image_job],
+    minimum_interval_seconds=SETTLE_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Ends the job of a run that failed for good: status failed, the reason, pictures kept.",
+)
+def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason:
+    if _will_be_retried(context.instance, context.dagster_run):
+        return SkipReason(f"Run {context.dagster_run.run_id} is retried.")
+    reason = context.dagster_event.message or "its worker is gone"
+    return _settle(context, studio, JobStatus.FAILED, f"Run {context.dagster_run.run_id} failed for good: {reason}")
+
+
+@run_status_sensor(
+    run_status=DagsterRunStatus.CANCELED,
+    monitored_jobs=[image_job],
+    minimum_interval_seconds=SETTLE_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Ends the job of a run that an operator stopped, where the run itself could not.",
+)
+def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason:
+    return _settle(context, studio, JobStatus.CANCELLED, f"Stopped by an operator (run {context.dagster_run.run_id}).")
+
+
+def _will_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
+    current = instance.get_run_by_id(run.run_id) or run
+    return current.tags.get(WILL_RETRY_TAG) == "true"
+
+
+def _settle(context: RunStatusSensorContext, studio: StudioResource, status: JobStatus, reason: str) -> SkipReason:
+    """End the run's job, unless another run has it, is about to, or has ended it."""
+    run = context.dagster_run
+    text = run.tags.get(JOB_ID_TAG)
+    if text is None:
+        return SkipReason(f"Run {run.run_id} never got to a job.")
+    job_id = UUID(text)
+    if job_id in live_jobs(context.instance, [job_id]):
+        return SkipReason(f"Job {job_id} has another run.")
+    dead = [found.run_id for found in context.instance.get_runs(RunsFilter(tags={JOB_ID_TAG: text}))]
+    database = studio.process.studio.parts.database
+    settled = studio.process.run(
+        lambda: database.end_abandoned(job_id, status=status, error=reason[:2000], run_ids=dead)
+    )
+    if settled is None:
+        return SkipReason(f"Job {job_id} had ended, or another run is at work on it.")
+    context.log.warning(f"Job {job_id} ended {settled.status}: {reason}")
+    return SkipReason(f"Job {job_id} ended {settled.status}.")
+
+
+@sensor(
+    minimum_interval_seconds=SWEEP_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Keeps users' cancels, and pushes jobs again that are in no queue and that nobody works on.",
+)
+def stranded_jobs_sensor(context: SensorEvaluationContext, queue: QueueResource, studio: StudioResource) -> SkipReason:
+    try:
+        said = [*keep_cancels(context.instance, queue, studio), *push_stranded(context.instance, queue, studio)]
+    except RedisError as error:
+        raise unreachable(error) from None
+    for line in said:
+        context.log.warning(line)
+    return SkipReason("; ".join(said) or "No job is stranded, no cancel is new.")
+
+
+def keep_cancels(instance: DagsterInstance, queue: QueueResource, studio: StudioResource) -> Iterable[str]:
+    """Keep the cancel flags of open jobs, which expire after an hour; end those jobs that still wait."""
+    process = studio.process
+    database = process.studio.parts.database
+    job_queue = queue.open()
+    try:
+        asked = job_queue.cancelled(process.run(database.open_jobs))
+    finally:
+        job_queue.close()
+    for job_id in asked:
+        process.run(lambda job_id=job_id: database.keep_cancel(job_id))  # type: ignore[misc]
+        settled = process.run(
+            lambda job_id=job_id: database.end_abandoned(  # type: ignore[misc]
+                job_id, status=JobStatus.CANCELLED, error="Cancelled by the user."
+            )
+        )
+        if settled is not None:
+            yield f"Job {job_id} was cancelled before it began"
+
+
+def push_stranded(instance: DagsterInstance, queue: QueueResource, studio: StudioResource) -> Iterable[str]:
+    """Push jobs again whose id got lost, say with the memory of Redis."""
+    process = studio.process
+    database = process.studio.parts.database
+    suspects = process.run(
+        lambda: database.stranded_jobs(pending_seconds=STRANDED_AFTER_SECONDS, grace_seconds=RETRY_GRACE_SECONDS)
+    )
+    if not suspects:
+        return
+    job_queue = queue.open()
+    try:
+        waiting = job_queue.waiting()
+        running = live_jobs(instance, suspects)
+        for job_id in suspects:
+            if job_id in running or str(job_id).encode() in waiting:
+                continue
+            times = process.run(lambda job_id=job_id: database.count_recovery(job_id))  # type: ignore[misc]
+            if times > RECOVERIES:
+                reason = f"recovered {RECOVERIES} times within 72 hours, and stranded again"
+                job_queue.bury_job(job_id, reason)
+                process.run(
+                    lambda job_id=job_id, reason=reason: database.end_abandoned(  # type: ignore[misc]
+                        job_id, status=JobStatus.FAILED, error=f"Given up: {reason}."
+                    )
+                )
+                yield f"Job {job_id} went to jobs:dead: {reason}"
+            else:
+                job_queue.push(job_id)
+                yield f"Job {job_id} was in no queue and nobody worked on it: pushed again ({times} of {RECOVERIES})"
+    finally:
+        job_queue.close()
