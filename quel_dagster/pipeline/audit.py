@@ -80,8 +80,12 @@ _WORDS: Mapping[tuple[str, str], tuple[str, str]] = {
         "correct the charge, or give the price of that time",
     ),
     ("I4", "unearned"): (
-        "charge {ledger} of {amount} pays for picture {attach}, which no job has",
+        "charge {ledger} of {payer} ({amount}) pays for picture {attach}, which no job has",
         "refund it, or put the picture back into its job",
+    ),
+    ("I4", "no_picture"): (
+        "charge {ledger} of {payer} ({amount}) names no picture",
+        "refund it, or name its picture",
     ),
     ("I5", "repeated"): ("job {job} names {n} ids, only {different} different ones", "drop the repeated ids"),
     ("I5", "miscounted"): (
@@ -404,32 +408,34 @@ async def broken_links(entries: AsyncIterable[Entry]) -> AsyncIterator[tuple[Ent
     """The rows that do not go on from any row before, each with the balance_after that was expected.
 
     Rows of transactions that overlapped, or of the same instant, may be in any order in which they go on from each
-    other. After a broken link the following rows are held to it, so that one mishap is told once.
+    other. After a broken link the ledger may go on from what was expected or from what is there, so that one mishap
+    is told once.
 
     Args:
         entries: ledgers whole, one payer after the other, each in ledger order.
     """
     waiting: deque[Entry] = deque()
-    balance: int | None = None
+    balances: tuple[int, ...] = ()
     payer: UUID | None = None
 
     def follow(until: datetime | None) -> Iterator[tuple[Entry, int]]:
-        nonlocal balance
+        nonlocal balances
         while waiting and (until is None or until - waiting[0].created_at > _OVERLAP):
-            if balance is None:
-                balance = _opening(waiting)
-            fitting = next((entry for entry in waiting if entry.balance_before == balance), None)
+            balances = balances or (_opening(waiting),)
+            fitting = next((entry for entry in waiting if entry.balance_before in balances), None)
             if fitting is None:
-                yield waiting[0], balance + waiting[0].amount
-                fitting = waiting[0]
+                fitting, expected = waiting[0], balances[0] + waiting[0].amount
+                yield fitting, expected
+                balances = (expected, fitting.balance_after)
+            else:
+                balances = (fitting.balance_after,)
             waiting.remove(fitting)
-            balance = fitting.balance_after
 
     async for entry in entries:
         for link in follow(entry.created_at if entry.payer == payer else None):
             yield link
         if entry.payer != payer:
-            payer, balance = entry.payer, None
+            payer, balances = entry.payer, ()
         waiting.append(entry)
     for link in follow(None):
         yield link

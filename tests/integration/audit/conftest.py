@@ -85,8 +85,13 @@ def queue(redis_url: str) -> Iterator[JobQueue]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return open_store(Settings.read(storage_url=f"file://{tmp_path}/objects", _env_file=None))
+def objects(tmp_path: Path) -> Path:
+    return tmp_path / "objects"
+
+
+@pytest.fixture
+def store(objects: Path) -> ObjectStore:
+    return open_store(Settings.read(storage_url=objects.as_uri(), _env_file=None))
 
 
 @pytest.fixture(scope="session")
@@ -97,8 +102,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstan
 
 
 @pytest.fixture
-def house(office: Office, queue: JobQueue, store: ObjectStore, instance: DagsterInstance) -> House:
-    return House(office, Sources(database=office.database, queue=queue, store=store, instance=instance))
+def house(office: Office, queue: JobQueue, store: ObjectStore, instance: DagsterInstance, objects: Path) -> House:
+    return House(office, Sources(database=office.database, queue=queue, store=store, instance=instance), objects)
 
 
 @dataclass
@@ -119,6 +124,7 @@ class House:
 
     office: Office
     sources: Sources
+    objects: Path
 
     @property
     def sql(self) -> Look:
@@ -142,8 +148,13 @@ class House:
     async def audit(self, *, without: str | None = None, **options: Any) -> AuditReport:
         """Impatient: nothing that stays wrong for a moment is taken for being in motion."""
         patience = {"grace_seconds": 0.0, "entry_seconds": 0.2, "confirm_seconds": 0.05}
-        sources = replace(self.sources, **{without: None}) if without else self.sources
+        left_out: dict[str, Any] = {without: None} if without else {}
+        sources = replace(self.sources, **left_out)
         return await audit(sources, **{"price": PRICE, **patience, **options})
+
+    def object_path(self, key: str) -> Path:
+        """The file of an object."""
+        return self.objects / key
 
     # --- jobs, made as a run makes them --------------------------------------------------------------
 
@@ -212,7 +223,7 @@ def run(
 ) -> str:
     """A run that has ended."""
     run_id = live_run(instance, job_id, DagsterRunStatus.NOT_STARTED, **tags)
-    for event in [DagsterEventType.RUN_START][:started] + [_EVENTS[ended]]:
+    for event in [DagsterEventType.RUN_START, _EVENTS[ended]] if started else [_EVENTS[ended]]:
         instance.report_dagster_event(DagsterEvent(event_type_value=event.value, job_name="image_job"), run_id)
     return run_id
 
