@@ -59,6 +59,10 @@ class JobCancelledError(QuelError):
     """The user cancelled this job."""
 
 
+class HandedOverError(QuelError):
+    """This worker is stopping; another one goes on with the job."""
+
+
 class RunTerminatedError(QuelError):
     """An operator stopped this run."""
 

@@ -79,6 +79,10 @@ class JobQueue:
         """Push ids as the web app does."""
         self._redis.lpush(QUEUE, *(str(job_id) for job_id in job_ids))
 
+    def push_next(self, job_id: UUID) -> None:
+        """Push an id to the end that consumers take from: it goes on before those that wait."""
+        self._redis.rpush(QUEUE, str(job_id))
+
     def claim(self, *, wait_seconds: float, limit: int) -> int:
         """Move waiting ids into `jobs:processing`, oldest first; block until there is one.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery.signals import worker_process_init, worker_process_shutdown
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
 from dagster import DagsterInstance
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 
 from quel_dagster.errors import SettingsError
+from quel_dagster.pipeline import draining
 from quel_dagster.pipeline.launcher import CELERY_SETTINGS, celery_url
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
@@ -46,6 +47,12 @@ def warm(**_: Any) -> None:
     process.run(process.studio.parts.database.ensure_schema)
     with DagsterInstance.get() as instance:
         instance.get_runs(limit=1)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def hand_over(**_: Any) -> None:
+    """A warm shutdown: runs in flight finish their calls and leave the rest to other workers."""
+    draining.ask()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]

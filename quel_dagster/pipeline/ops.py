@@ -12,10 +12,10 @@ from uuid import UUID
 from dagster import Config, DynamicOut, DynamicOutput, Failure, In, Nothing, OpExecutionContext, Out, Output, op
 from pydantic import Field
 
-from quel_dagster.errors import JobCancelledError, JobNotFoundError, LeaseHeldError
+from quel_dagster.errors import HandedOverError, JobCancelledError, JobNotFoundError, LeaseHeldError
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline import metadata
-from quel_dagster.pipeline.resources import StudioResource
+from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.studio.outcomes import Planned, Ticket, UnitOutcome, UnitTask
 
 JOB_ID_DESCRIPTION = "The job_id of a row in quel_production_jobs (a UUID), as the web app pushes it onto jobs:queue."
@@ -84,7 +84,7 @@ async def plan_units(context: OpExecutionContext, ticket: Ticket, studio: Studio
         session = await studio.session(context, ticket.job_id)
         try:
             plan = await studio.work(context, session.plan)
-        except JobCancelledError as cancelled:
+        except (JobCancelledError, HandedOverError) as cancelled:
             context.log.warning(str(cancelled))
             yield Output(Planned(job_id=ticket.job_id, stopped=str(cancelled)), "plan")
             return
@@ -110,7 +110,11 @@ async def generate(context: OpExecutionContext, task: UnitTask, studio: StudioRe
     description="Ends the job and its production: status, counts, ids in order, times.",
 )
 async def settle(  # type: ignore[no-untyped-def]
-    context: OpExecutionContext, plan: Planned, outcomes: list[UnitOutcome], studio: StudioResource
+    context: OpExecutionContext,
+    plan: Planned,
+    outcomes: list[UnitOutcome],
+    studio: StudioResource,
+    queue: QueueResource,
 ):
     if plan.refused is not None:
         context.log.info(f"Nothing to settle: {plan.refused}")
@@ -118,7 +122,13 @@ async def settle(  # type: ignore[no-untyped-def]
         return
     async with studio.failure_in_words(context):
         session = await studio.session(context, plan.job_id)
-        outcome, outcomes_now = await studio.work(context, lambda say: session.settle(outcomes, say))
+        try:
+            outcome, outcomes_now = await studio.work(context, lambda say: session.settle(outcomes, say))
+        except HandedOverError as handed_over:
+            context.log.warning(str(handed_over))
+            context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: "handed_over"})
+            await studio.hand_over(context, queue.open(), plan.job_id)
+            return
     context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: metadata.outcome_tag(outcome)})
     context.log.info(
         f"Job {outcome.job_id} ended {outcome.status}: {outcome.completed} pictures, {outcome.failed} failed"

@@ -14,6 +14,7 @@ from uuid import UUID
 from dagster import (
     ConfigurableResource,
     DagsterRun,
+    DagsterRunStatus,
     Failure,
     InitResourceContext,
     OpExecutionContext,
@@ -23,6 +24,7 @@ from dagster._utils.interrupts import check_captured_interrupt
 from quel_dagster.adapters.database.store import JobDescription
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.errors import QuelError, SettingsError
+from quel_dagster.pipeline import draining
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
 from quel_dagster.studio.session import JobSession, Say
@@ -30,7 +32,7 @@ from quel_dagster.studio.studio import Studio
 
 T = TypeVar("T")
 
-TERMINATION_POLL_SECONDS = 0.2
+STOP_POLL_SECONDS = 0.2
 
 
 def retried_runs(run: DagsterRun) -> tuple[str, ...]:
@@ -67,7 +69,7 @@ class StudioResource(ConfigurableResource[None]):
         def say(line: str) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
-        termination = asyncio.create_task(self._watch_for_termination(context.run_id))
+        stops = asyncio.create_task(self._watch_for_stops(context))
         task = asyncio.ensure_future(process.call(lambda: work(say)))
         task.add_done_callback(lambda _task: lines.put_nowait(None))
         try:
@@ -76,16 +78,22 @@ class StudioResource(ConfigurableResource[None]):
             return await task
         finally:
             task.cancel()
-            termination.cancel()
+            stops.cancel()
 
-    async def _watch_for_termination(self, run_id: str) -> None:
-        """Stop the pictures as soon as the run is to be terminated.
+    async def _watch_for_stops(self, context: OpExecutionContext) -> None:
+        """Stop the pictures as soon as the run is to be terminated, or its worker to be stopped.
 
         The launcher's SIGINT is only noted by Dagster, until the executor has an event to look at.
         """
-        while not check_captured_interrupt():  # noqa: ASYNC110  set by a signal handler of Dagster
-            await asyncio.sleep(TERMINATION_POLL_SECONDS)
-        self.process.post(lambda studio: studio.terminate(run_id))
+        while not check_captured_interrupt():
+            if draining.asked():
+                self.process.post(lambda studio: studio.drain())
+            await asyncio.sleep(STOP_POLL_SECONDS)
+        run = context.instance.get_run_by_id(context.run_id)
+        if run is not None and run.status is DagsterRunStatus.CANCELING:
+            self.process.post(lambda studio: studio.terminate(context.run_id))
+        else:  # nobody asked for the run's end: somebody stops this process
+            self.process.post(lambda studio: studio.drain())
 
     @asynccontextmanager
     async def failure_in_words(self, context: OpExecutionContext) -> AsyncIterator[None]:
@@ -101,6 +109,15 @@ class StudioResource(ConfigurableResource[None]):
 
             await process.call(stop)
             raise Failure(str(reason), allow_retries=False) from None
+
+    async def hand_over(self, context: OpExecutionContext, queue: JobQueue, job_id: UUID) -> None:
+        """Let another worker go on with the job: give the lease back, then push the id to the head of the queue.
+
+        Should this process end in between, the sweep finds the job by its lease that has run out.
+        """
+        process, run_id = self.process, context.run_id
+        await process.call(lambda: process.studio.close_session(run_id))
+        queue.push_next(job_id)
 
     def describe_jobs(self, job_ids: list[UUID]) -> dict[UUID, JobDescription]:
         """The rows of these ids that exist, for the sensor."""

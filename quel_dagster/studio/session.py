@@ -29,6 +29,7 @@ from quel_dagster.errors import (
     GeminiError,
     GeminiRejectedError,
     GeminiUnavailableError,
+    HandedOverError,
     InsufficientCreditsError,
     JobCancelledError,
     LeaseLostError,
@@ -128,9 +129,12 @@ class JobSession:
 
         A job that had ended before, and in which this run changed nothing, stays as it is.
         """
+        handed_over = self.handed_over
         self.stop(QuelError(f"Run {self.run_id} ended before its job was done; its page says why."))
         try:
-            if self.settled is None and (self._begun or not self.job.job_status.ended):
+            if handed_over:
+                await self._parts.database.hand_over(self.job.job_id, self._token)
+            elif self.settled is None and (self._begun or not self.job.job_status.ended):
                 terminated = isinstance(self._stop_reason, RunTerminatedError)
                 await self._end(JobStatus.CANCELLED if terminated else JobStatus.FAILED, str(self._stop_reason))
         except LeaseLostError:
@@ -140,7 +144,7 @@ class JobSession:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
             await self._shelf.aclose()
-            if self.settled is None:
+            if self.settled is None and not handed_over:
                 await self._parts.database.release(self.job.job_id, self._token)
 
     # --- stopping ------------------------------------------------------------------------------------
@@ -152,10 +156,20 @@ class JobSession:
 
     def stop(self, reason: QuelError) -> None:
         """Make no more pictures: cancel the calls under way, refuse those to come. The first reason stays."""
-        if self._stop_reason is None:
+        if self._stop_reason is None or isinstance(self._stop_reason, HandedOverError):
             self._stop_reason = reason
             for scope in self._scopes:
                 scope.cancel()
+
+    def drain(self) -> None:
+        """This worker is stopping: finish the calls under way, begin no others."""
+        if self._stop_reason is None:
+            self._stop_reason = HandedOverError()
+
+    @property
+    def handed_over(self) -> bool:
+        """Is the rest of the job for another worker?"""
+        return isinstance(self._stop_reason, HandedOverError) and self.settled is None
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -340,6 +354,8 @@ class JobSession:
         try:
             with self._stoppable():
                 async with self._calls:
+                    if self._stop_reason is not None:  # it came while this picture waited for its turn
+                        raise self._stop_reason
                     generation = await self._parts.gemini.generate(
                         text=brief.text,
                         parts=images,
@@ -416,9 +432,10 @@ class JobSession:
             how the job ended, and the outcomes as they are now, in unit order.
 
         Raises:
-            LeaseLostError
+            RunTerminatedError, LeaseLostError
+            HandedOverError: this worker is stopping; the job is for another one to end.
         """
-        if isinstance(self._stop_reason, RunTerminatedError):
+        if isinstance(self._stop_reason, RunTerminatedError | HandedOverError):
             raise self._stop_reason
         stale = [outcome.unit for outcome in outcomes if outcome.failed and outcome.run_id != self.run_id]
         if stale:

@@ -75,6 +75,11 @@ class Studio:
         if session := self.current(run_id):
             session.stop(RunTerminatedError(f"Stopped by an operator (run {run_id})."))
 
+    def drain(self) -> None:
+        """This process is stopping: every session finishes the calls under way and begins no others."""
+        for session in self._sessions.values():
+            session.drain()
+
     async def close_session(self, run_id: str) -> None:
         """The run is over in this process."""
         self._opening.pop(run_id, None)

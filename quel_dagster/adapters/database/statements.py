@@ -30,6 +30,10 @@ RENEW_LEASE = text(
     "update quel_dagster.job_lease set expires_at = clock_timestamp() + make_interval(secs => :seconds) "
     "where job_id = :job_id and token = :token returning token"
 )
+#: Give a lease back before the job's end: the row stays, so that the sweep knows the job for ours.
+EXPIRE_LEASE = text(
+    "update quel_dagster.job_lease set expires_at = clock_timestamp() where job_id = :job_id and token = :token"
+)
 RELEASE_LEASE = text("delete from quel_dagster.job_lease where job_id = :job_id and token = :token")
 
 END_ABANDONED_JOB = text(

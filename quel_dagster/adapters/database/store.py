@@ -265,6 +265,10 @@ class Database:
         """Give the lease back, if it is still this one."""
         await self._rows(sql.RELEASE_LEASE, job_id=job_id, token=token)
 
+    async def hand_over(self, job_id: UUID, token: int) -> None:
+        """Let the lease run out now, so that another run may claim the job at once."""
+        await self._rows(sql.EXPIRE_LEASE, job_id=job_id, token=token)
+
     async def begin(self, job_id: UUID, token: int) -> None:
         """Enter `processing`, the production with it (domain.md §3).
 
