@@ -66,7 +66,7 @@ bench: install ## Run the benchmarks and print their figures
 .PHONY: lock
 lock: ## Resolve the dependencies of pyproject.toml anew into requirements.lock
 	@python="$$($(FIND_PYTHON))"; rm -rf build/lock && "$$python" -m venv build/lock
-	@build/lock/bin/python -m pip install --quiet --upgrade pip setuptools hatchling
+	@build/lock/bin/python -m pip install --quiet --upgrade pip setuptools hatchling editables
 	@build/lock/bin/python -m pip install --quiet '.[dev]'
 	@{ echo "# The set of packages that was tested, for users and developers alike: made by \`make lock\`."; \
 	   build/lock/bin/python -m pip freeze --all \
