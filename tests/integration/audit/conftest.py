@@ -6,7 +6,7 @@ Its jobs are made with the real functions, its objects are real pictures, and it
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -219,20 +219,25 @@ def run(
     ended: DagsterRunStatus = DagsterRunStatus.SUCCESS,
     *,
     started: bool = True,
-    **tags: str,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """A run that has ended."""
-    run_id = live_run(instance, job_id, DagsterRunStatus.NOT_STARTED, **tags)
+    run_id = live_run(instance, job_id, DagsterRunStatus.NOT_STARTED, tags)
     for event in [DagsterEventType.RUN_START, _EVENTS[ended]] if started else [_EVENTS[ended]]:
         instance.report_dagster_event(DagsterEvent(event_type_value=event.value, job_name="image_job"), run_id)
     return run_id
 
 
 def live_run(
-    instance: DagsterInstance, job_id: UUID, status: DagsterRunStatus = DagsterRunStatus.STARTED, **tags: str
+    instance: DagsterInstance,
+    job_id: UUID,
+    status: DagsterRunStatus = DagsterRunStatus.STARTED,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """A run that goes on, or waits for its turn."""
-    made = instance.add_run(DagsterRun(job_name="image_job", status=status, tags={"quel/job_id": str(job_id), **tags}))
+    made = instance.add_run(
+        DagsterRun(job_name="image_job", status=status, tags={"quel/job_id": str(job_id), **(tags or {})})
+    )
     return made.run_id
 
 
