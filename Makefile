@@ -70,7 +70,7 @@ lock: ## Resolve the dependencies of pyproject.toml anew into requirements.lock
 	@build/lock/bin/python -m pip install --quiet '.[dev]'
 	@{ echo "# The set of packages that was tested, for users and developers alike: made by \`make lock\`."; \
 	   build/lock/bin/python -m pip freeze --all \
-	     | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(pip|quel_dagster|quel-dagster)=='; } > requirements.lock
+	     | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^(pip|quel_dagster|quel-dagster)==' | LC_ALL=C sort -f; } > requirements.lock
 	@rm -rf build/lock
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
 
