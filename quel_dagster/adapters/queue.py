@@ -65,6 +65,65 @@ class Delivery:
         return f"{len(self.raw)} bytes, sha256 {hashlib.sha256(self.raw).hexdigest()[:16]}"
 
 
+@dataclass(frozen=True)
+class DeadLetter:
+    """An entry of `jobs:dead`."""
+
+    #: the exact bytes in the list
+    raw: bytes
+    reason: str
+    #: of the entry that it was made of: length in bytes, SHA-256
+    length: int
+    sha256: str
+    #: seconds since the epoch
+    at: float
+    #: the entry itself as text, unless it was too long to keep
+    value: str | None
+
+    @classmethod
+    def read(cls, raw: bytes) -> DeadLetter:
+        """One that another program wrote is read as far as it can be."""
+        try:
+            letter = json.loads(raw)
+        except ValueError:
+            letter = None
+        if not isinstance(letter, dict):
+            return cls(raw, "not written by Quel", len(raw), hashlib.sha256(raw).hexdigest(), 0.0, None)
+        at, value = letter.get("at"), letter.get("value")
+        return cls(
+            raw=raw,
+            reason=str(letter.get("reason", "no reason given")),
+            length=letter["length"] if isinstance(letter.get("length"), int) else len(raw),
+            sha256=str(letter.get("sha256", "")),
+            at=at if isinstance(at, int | float) else 0.0,
+            value=value if isinstance(value, str) else None,
+        )
+
+    @property
+    def name(self) -> str:
+        """Names this letter, whatever else comes and goes in the list."""
+        return hashlib.sha256(self.raw).hexdigest()[:10]
+
+    @property
+    def job_id(self) -> UUID | None:
+        """The job that it is about; None when the entry was no UUID."""
+        return UUID(self.value) if self.value and _UUID.fullmatch(self.value.encode()) else None
+
+
+@dataclass(frozen=True)
+class QueuePlace:
+    """Where a job id is in Redis."""
+
+    #: 1: the next one to be taken; None: not in `jobs:queue`
+    position: int | None
+    #: entries in `jobs:queue`
+    waiting: int
+    #: in `jobs:processing`, where a tick looks after it
+    processing: bool
+    #: ticks that looked in vain for the job's row
+    misses: int
+
+
 class JobQueue:
     """The queue of job ids. Synchronous: its one reader is the sensor, whose tick blocks on it."""
 
@@ -198,6 +257,39 @@ class JobQueue:
     def bury_job(self, job_id: UUID, reason: str) -> None:
         """A dead letter for a job that is in no list."""
         self.bury(Delivery(raw=str(job_id).encode(), job_id=job_id), reason)
+
+    def place(self, job_id: UUID) -> QueuePlace:
+        """Where this id is now."""
+        name = str(job_id)
+        batch = self._redis.pipeline(transaction=True)
+        batch.lpos(QUEUE, name, rank=-1)
+        batch.llen(QUEUE)
+        batch.lpos(PROCESSING, name)
+        batch.hget(MISSES, name)
+        index, waiting, processing, misses = batch.execute()
+        return QueuePlace(
+            position=None if index is None else waiting - index,
+            waiting=waiting,
+            processing=processing is not None,
+            misses=int(misses or 0),
+        )
+
+    def letters(self) -> list[DeadLetter]:
+        """The dead letters, newest first."""
+        return [DeadLetter.read(raw) for raw in cast(list[bytes], self._redis.lrange(DEAD, 0, -1))]
+
+    def requeue(self, letter: DeadLetter) -> bool:
+        """Move a letter's job id back to `jobs:queue`. False when the letter is gone, or names no job."""
+        if letter.job_id is None:
+            return False
+        batch = self._redis.pipeline(transaction=True)
+        batch.lpush(QUEUE, str(letter.job_id))
+        batch.lrem(DEAD, 1, letter.raw)
+        return bool(batch.execute()[1])  # should it be gone: an id that is pushed once more makes nothing twice
+
+    def drop(self, letter: DeadLetter) -> bool:
+        """Forget a letter. False when it is gone already."""
+        return bool(self._redis.lrem(DEAD, 1, letter.raw))
 
     def dead(self) -> list[dict[str, Any]]:
         """The dead letters, newest first."""

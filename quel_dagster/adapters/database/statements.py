@@ -140,6 +140,105 @@ JOB_PICTURES = text(
     """
 )
 
+#: Jobs as `quel list` shows them, newest first; a filter that is NULL lets everything pass. A path that is none of
+#: the five categories counts as fashion, as in planning (domain.md §4).
+LIST_JOBS = text(
+    """
+    with jobs as (
+        select j.job_id, j.job_type, coalesce(j.job_status::text, 'pending') as status, j.total_images,
+               coalesce(j.completed_images, 0) as completed_images, coalesce(j.failed_images, 0) as failed_images,
+               j.created_at, j.started_at, j.completed_at, j.error_message, j.org_id, p.production_name,
+               coalesce(j.quel_member_id, p.quel_member_id) as member_id,
+               lower(coalesce(j.quel_production_path, p.quel_production_path)) as path
+        from public.quel_production_jobs j
+        join public.quel_production_photo p using (production_id)
+    ), named as (
+        select *, case when path in ('beauty', 'eats', 'cinema', 'cartoon') then path else 'fashion' end as category
+        from jobs
+    )
+    select * from named
+    where (cast(:statuses as text[]) is null or status = any(cast(:statuses as text[])))
+      and (cast(:category as text) is null or category = cast(:category as text))
+      and (cast(:member_id as uuid) is null or member_id = cast(:member_id as uuid))
+      and (cast(:org_id as uuid) is null or org_id = cast(:org_id as uuid))
+      and (cast(:since as timestamptz) is null or created_at >= cast(:since as timestamptz))
+    order by created_at desc, job_id limit :most
+    """
+)
+
+#: Everything that the database knows of one job, as JSON: the rows whole, who would pay, who works on it.
+JOB_FILE = text(
+    """
+    select to_jsonb(j) as job, to_jsonb(p) as production,
+           (select jsonb_build_object('org_id', o.org_id, 'name', o.org_name, 'status', o.org_status,
+                                      'credit', o.org_credit)
+            from public.quel_organization o where o.org_id = j.org_id) as organization,
+           (select jsonb_build_object('member_id', m.quel_member_id, 'name', m.quel_name,
+                                      'status', m.quel_member_status, 'credit', m.quel_member_credit)
+            from public.quel_member m
+            where m.quel_member_id = coalesce(j.quel_member_id, p.quel_member_id)) as member,
+           (select to_jsonb(l) || jsonb_build_object(
+                'seconds_left', round(extract(epoch from l.expires_at - clock_timestamp())::numeric, 1))
+            from quel_dagster.job_lease l where l.job_id = j.job_id) as lease,
+           (select c.seen_at from quel_dagster.job_cancel c where c.job_id = j.job_id) as cancel_kept_at,
+           array(select r.recovered_at from quel_dagster.job_recovery r where r.job_id = j.job_id
+                 order by r.recovered_at) as recovered_at
+    from public.quel_production_jobs j
+    join public.quel_production_photo p using (production_id)
+    where j.job_id = :job_id
+    """
+)
+
+#: What the generate steps of these runs said, without the pictures; oldest first.
+UNIT_OUTCOMES = text(
+    """
+    select run_id, value - 'made' as outcome from quel_dagster.op_output
+    where run_id = any(cast(:run_ids as text[])) and value ? 'unit' and value ? 'failed'
+    order by created_at
+    """
+)
+
+#: The server, and who we are there.
+SERVER_FACTS = text(
+    """
+    select current_setting('server_version') as version, current_setting('server_version_num')::int as version_num,
+           current_setting('transaction_read_only') = 'on' or pg_is_in_recovery() as read_only,
+           current_user as role, clock_timestamp() as clock,
+           current_setting('max_connections')::int as max_connections,
+           (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections,
+           has_database_privilege(current_database(), 'create') as may_create_schema,
+           to_regnamespace('quel_dagster') is not null as has_own_schema
+    """
+)
+#: The columns of tables in schema public.
+TABLE_COLUMNS = text(
+    """
+    select c.relname as table_name, a.attname as column_name, format_type(a.atttypid, a.atttypmod) as type
+    from pg_class c
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.relnamespace = 'public'::regnamespace and c.relname = any(cast(:tables as text[]))
+    order by c.relname, a.attnum
+    """
+)
+#: The labels of the enums in schema public.
+ENUM_LABELS = text(
+    """
+    select t.typname as enum_name, array_agg(e.enumlabel::text order by e.enumsortorder) as labels
+    from pg_type t join pg_enum e on e.enumtypid = t.oid
+    where t.typnamespace = 'public'::regnamespace group by t.typname
+    """
+)
+#: What we may do with tables in schema public that exist; `filtered`: row security hides rows from us.
+TABLE_PRIVILEGES = text(
+    """
+    select c.relname as table_name, row_security_active(c.oid) as filtered,
+           array(select lower(p) from unnest(array['SELECT', 'INSERT', 'UPDATE']) p
+                 where has_table_privilege(c.oid, p)) as granted
+    from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relname = any(cast(:tables as text[]))
+    """
+)
+
 #: As the web app does on Generate: the production first, then its job (domain.md §2).
 INSERT_PRODUCTION = text(
     """

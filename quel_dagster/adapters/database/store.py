@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 from uuid import UUID
@@ -31,7 +32,7 @@ from quel_dagster.errors import (
     QuelError,
     SettingsError,
 )
-from quel_dagster.jobs.model import Attach, Job, JobStatus, Value
+from quel_dagster.jobs.model import Attach, Category, Job, JobStatus, Value
 
 #: How long a call outlasts a database that is away: a restart, a failover.
 RETRY_SECONDS = 60.0
@@ -153,16 +154,18 @@ def schema_sql(name: str) -> str:
 class Database:
     """The tables of domain.md §2 and our own schema."""
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, retry_seconds: float = RETRY_SECONDS) -> None:
         """
         Args:
             url: `postgresql://…`; any driver part is replaced.
             pool_size: connections kept open; twice as many are opened under load.
+            retry_seconds: how long a call outlasts a database that is away; a person at a prompt waits less.
 
         Raises:
             SettingsError: not a PostgreSQL URL.
         """
         self.url = DatabaseUrl.parse(url)
+        self._retry_seconds = retry_seconds
         self._engine: AsyncEngine = create_async_engine(
             self.url.url,
             isolation_level="AUTOCOMMIT",  # a call is one statement: no BEGIN and COMMIT round trips
@@ -185,7 +188,7 @@ class Database:
     async def _rows(self, statement: TextClause, **parameters: Any) -> Sequence[Row[Any]]:
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_connection_broke),
-            stop=stop_after_delay(RETRY_SECONDS),
+            stop=stop_after_delay(self._retry_seconds),
             wait=wait_exponential_jitter(initial=0.1, max=2.0),
             reraise=True,
         ):
@@ -207,8 +210,7 @@ class Database:
         Raises:
             QuelError: the web app's tables are not in this database.
         """
-        source = schema_sql("quel_dagster")
-        wanted = f"quel_dagster {SCHEMA_VERSION} {hashlib.sha256(source.encode()).hexdigest()}"
+        source, wanted = schema_sql("quel_dagster"), _wanted_schema()
         if _installed_is_current((await self._rows(sql.SCHEMA_COMMENT))[0][0], wanted):
             return False
         async with self._engine.connect() as plain:
@@ -433,6 +435,71 @@ class Database:
         """The generated pictures of a job in order, each with its attach row and its charge."""
         return [dict(row._mapping) for row in await self._rows(sql.JOB_PICTURES, job_id=job_id)]
 
+    async def list_jobs(
+        self,
+        *,
+        statuses: Iterable[JobStatus] = (),
+        category: Category | None = None,
+        member_id: UUID | None = None,
+        org_id: UUID | None = None,
+        since: datetime | None = None,
+        most: int = 20,
+    ) -> list[dict[str, Any]]:
+        """Jobs, newest first; a filter that is not given lets everything pass."""
+        rows = await self._rows(
+            sql.LIST_JOBS,
+            statuses=[status.value for status in statuses] or None,
+            category=category.value if category else None,
+            member_id=member_id,
+            org_id=org_id,
+            since=since,
+            most=most,
+        )
+        return [dict(row._mapping) for row in rows]
+
+    async def job_file(self, job_id: UUID) -> dict[str, Any]:
+        """Everything the database knows of a job: `job` and `production` (whole rows), `organization`, `member`,
+        `lease`, `cancel_kept_at`, `recovered_at`.
+
+        Raises:
+            JobNotFoundError: no such row.
+        """
+        rows = await self._rows(sql.JOB_FILE, job_id=job_id)
+        if not rows:
+            raise JobNotFoundError(f"Job {job_id} is not in quel_production_jobs; was it deleted?")
+        return dict(rows[0]._mapping)
+
+    async def unit_outcomes(self, run_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """What the generate steps of these runs said, oldest first: `run_id`, `outcome` (without the pictures made)."""
+        return [dict(row._mapping) for row in await self._rows(sql.UNIT_OUTCOMES, run_ids=list(run_ids))]
+
+    # --- is this the database that we need? ----------------------------------------------------------
+
+    async def server_facts(self) -> Mapping[str, Any]:
+        """Version, role, clock, connections, and whether anything may be written."""
+        return dict((await self._rows(sql.SERVER_FACTS))[0]._mapping)
+
+    async def own_schema_is_current(self) -> bool:
+        """Whether schema quel_dagster is installed as this version wants it, or newer."""
+        return _installed_is_current((await self._rows(sql.SCHEMA_COMMENT))[0][0], _wanted_schema())
+
+    async def columns(self, tables: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Name and type of the columns of those tables of schema public that exist, by table."""
+        found: dict[str, dict[str, str]] = {}
+        for row in await self._rows(sql.TABLE_COLUMNS, tables=list(tables)):
+            found.setdefault(row.table_name, {})[row.column_name] = row.type
+        return found
+
+    async def enums(self) -> dict[str, list[str]]:
+        """The labels of every enum of schema public."""
+        return {row.enum_name: list(row.labels) for row in await self._rows(sql.ENUM_LABELS)}
+
+    async def privileges(self, tables: Iterable[str]) -> dict[str, tuple[frozenset[str], bool]]:
+        """For each of those tables that exists: `select`, `insert`, `update` as granted, and whether row security
+        hides rows from us."""
+        rows = await self._rows(sql.TABLE_PRIVILEGES, tables=list(tables))
+        return {row.table_name: (frozenset(row.granted), row.filtered) for row in rows}
+
     async def balances(self, *, org_id: UUID | None = None, member_id: UUID | None = None) -> Mapping[str, int | None]:
         """`org_credit` and `member_credit` now."""
         return dict((await self._rows(sql.BALANCES, org_id=org_id, member_id=member_id))[0]._mapping)
@@ -531,6 +598,11 @@ def _connection_broke(error: BaseException) -> bool:
     state = getattr(error.orig, "sqlstate", None)
     # no SQLSTATE: the connection itself failed. Class 08: connection; 57P: shutdown; 40: deadlock, serialization
     return isinstance(error, OperationalError) and (state is None or state[:2] in {"08", "40"} or state[:3] == "57P")
+
+
+def _wanted_schema() -> str:
+    """What the comment on schema quel_dagster says when it is installed as this version wants it."""
+    return f"quel_dagster {SCHEMA_VERSION} {hashlib.sha256(schema_sql('quel_dagster').encode()).hexdigest()}"
 
 
 def _installed_is_current(installed: str | None, wanted: str) -> bool:
