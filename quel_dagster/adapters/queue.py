@@ -32,6 +32,9 @@ MISSES = "jobs:misses"
 
 #: Ids of a burst arrive one by one; waiting this long after the first makes one tick of them.
 LINGER_SECONDS = 0.05
+#: An answer that takes longer will not come. Longer than `claim` blocks: redis-py's own 5 s would end an idle wait
+#: of 5 s with an error.
+ANSWER_SECONDS = 15.0
 #: A dead letter keeps the entry itself only up to this size.
 DEAD_VALUE_BYTES = 1024
 
@@ -146,7 +149,7 @@ class JobQueue:
         """Move waiting ids into `jobs:processing`, oldest first; block until there is one.
 
         Args:
-            wait_seconds: how long to block on an empty queue; 0 looks once.
+            wait_seconds: how long to block on an empty queue, less than ANSWER_SECONDS; 0 looks once.
             limit: ids at most.
 
         Returns:
@@ -313,7 +316,13 @@ class CancelFlags:
 
 def _client(kind: Any, url: str) -> Any:
     try:
-        return kind.from_url(url, socket_connect_timeout=5, socket_keepalive=True, health_check_interval=30)
+        return kind.from_url(
+            url,
+            socket_connect_timeout=5,
+            socket_timeout=ANSWER_SECONDS,
+            socket_keepalive=True,
+            health_check_interval=30,
+        )
     except ValueError:
         raise SettingsError("REDIS_URL is not a Redis URL; use redis://host:6379/0 or rediss://… for TLS.") from None
 

@@ -1,0 +1,21 @@
+"""An idle queue is waited on for as long as asked, and that is no error."""
+
+from __future__ import annotations
+
+import time
+
+from quel_dagster.adapters.queue import ANSWER_SECONDS, JobQueue
+from quel_dagster.pipeline.sensors import WAIT_SECONDS
+
+
+def test_waiting_on_an_empty_queue_ends_quietly_when_its_time_is_over(redis_url: str) -> None:
+    """The Redis client gives up on an answer after 5 s unless told otherwise."""
+    queue = JobQueue(redis_url)
+    started = time.monotonic()
+    assert queue.claim(wait_seconds=5.5, limit=1) == 0
+    assert time.monotonic() - started >= 5.4
+    queue.close()
+
+
+def test_a_tick_waits_less_long_than_for_an_answer() -> None:
+    assert WAIT_SECONDS + 2 <= ANSWER_SECONDS
