@@ -1,4 +1,4 @@
-"""A whole system for each test: a database of its own, an empty Redis, a folder of objects, a Dagster instance.
+"""A whole system for each test: an empty database, an empty Redis, a folder of objects, a Dagster instance.
 
 Its jobs are made with the real functions, its objects are real pictures, and its runs are real runs.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,24 +28,32 @@ from quel_dagster.sandbox.endpoints import Endpoints
 from quel_dagster.settings import Settings
 from tests.integration.conftest import PRICE, Look, NewlyMade, Office
 
-_numbers = count(1)
-
 
 @pytest.fixture(scope="session")
-def template(endpoints: Endpoints) -> str:
-    """Name of a database that has every table and no row."""
-    with _server(endpoints.database_url) as server:
-        server.execute("create database audit_template")
-    with psycopg.connect(_url_of(endpoints, "audit_template")) as connection:
+def audited_database(endpoints: Endpoints) -> str:
+    """URL of a database beside that of the other tests, with every table."""
+    with _connected(endpoints.database_url) as server:
+        server.execute("create database audited")
+    url = _url_of(endpoints, "audited")
+    with _connected(url) as connection:
         for name in ("web_app", "quel_dagster"):
             connection.execute(schema_sql(name).encode())
-    return "audit_template"
+    return url
 
 
-@contextmanager
-def _server(url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(url, autocommit=True, dbname="postgres") as connection:
-        yield connection
+@pytest.fixture
+def database_url(audited_database: str) -> str:
+    """The same, with no row."""
+    with _connected(audited_database) as connection:
+        connection.execute(
+            "truncate public.quel_member, public.quel_organization, public.quel_attach, public.quel_production_photo,"
+            " quel_dagster.job_lease, quel_dagster.job_cancel restart identity cascade"
+        )
+    return audited_database
+
+
+def _connected(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True)
 
 
 def _url_of(endpoints: Endpoints, database: str) -> str:
@@ -56,12 +62,9 @@ def _url_of(endpoints: Endpoints, database: str) -> str:
 
 
 @pytest.fixture
-def database_url(endpoints: Endpoints, template: str) -> Iterator[str]:
-    name = f"audit_{next(_numbers)}"
-    with _server(endpoints.database_url) as server:
-        server.execute(f"create database {name} template {template}".encode())
-        yield _url_of(endpoints, name)
-        server.execute(f"drop database {name} with (force)".encode())
+def unprepared_database_url(endpoints: Endpoints) -> str:
+    """A database without any table of ours or the web app's."""
+    return _url_of(endpoints, "postgres")
 
 
 @pytest.fixture

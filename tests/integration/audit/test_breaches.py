@@ -98,7 +98,7 @@ async def fewer_planned(house: House, job: Made) -> dict[str, Any]:
 
 
 async def row_gone(house: House, job: Made) -> dict[str, Any]:
-    await house.sql.all("alter table quel_credits drop constraint quel_credits_attach_idx_fkey")
+    await house.sql.all("set session_replication_role = replica")  # its charge refers to it
     await house.sql.all("delete from quel_attach where attach_id = %s", job.attach_ids[1])
     return {"job": job.job_id, "attach": job.attach_ids[1]}
 
@@ -308,9 +308,7 @@ async def test_a_charge_that_pays_out_is_wrong_at_any_price(house: House) -> Non
     assert told(await only_breach(house, price=None))[:2] == ("I3", "amount")
 
 
-@pytest.mark.parametrize("status", [status for status in JobStatus if status.ended])
-@pytest.mark.parametrize("ended", [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED])
-async def test_the_ends_of_run_and_job_agree(house: House, status: JobStatus, ended: DagsterRunStatus) -> None:
+async def test_the_ends_of_run_and_job_agree(house: House) -> None:
     agree = {
         (JobStatus.COMPLETED, DagsterRunStatus.SUCCESS),
         (JobStatus.FAILED, DagsterRunStatus.FAILURE),
@@ -318,13 +316,20 @@ async def test_the_ends_of_run_and_job_agree(house: House, status: JobStatus, en
         (JobStatus.USER_CANCELLED, DagsterRunStatus.SUCCESS),
         (JobStatus.USER_CANCELLED, DagsterRunStatus.CANCELED),
     }
-    job = await house.finished(status=status, ended=ended)
+    disagree = {}
+    for status in [status for status in JobStatus if status.ended]:
+        for ended in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
+            job = await house.finished(status=status, ended=ended)
+            if (status, ended) not in agree:
+                disagree[str(job.job_id)] = (job.run_id, f"is {status}, its last run {job.run_id} ended {ended.value};")
 
-    if (status, ended) in agree:
-        assert (await house.audit()).clean
-    else:
-        breach = await only_breach(house)
-        assert told(breach) == ("I14", "disagree", {"job": str(job.job_id), "run": job.run_id})
+    breaches = (await house.audit()).breaches
+
+    assert {breach.code for breach in breaches} == {"I14"}
+    assert {breach.ids["job"]: breach.ids["run"] for breach in breaches} == {
+        job: run for job, (run, _) in disagree.items()
+    }
+    assert all(disagree[breach.ids["job"]][1] in breach.line for breach in breaches)
 
 
 async def test_what_is_not_an_id_stays_out_of_the_words(house: House) -> None:

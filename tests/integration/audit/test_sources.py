@@ -14,7 +14,6 @@ from quel_dagster.errors import QuelError, StorageUnavailableError
 from quel_dagster.pipeline.audit import INVARIANTS, Sources, audit
 from quel_dagster.settings import Settings
 from tests.integration.audit.conftest import House
-from tests.integration.conftest import Look
 
 
 @pytest.fixture
@@ -105,11 +104,9 @@ async def test_a_postgresql_that_is_away_is_one_readable_line(closed_port: int) 
     assert "canary" not in str(caught.value)
 
 
-async def test_a_database_without_our_schema_is_told_so(database_url: str, sql: Look) -> None:
-    await sql.all("drop schema quel_dagster cascade")
-
+async def test_a_database_without_our_schema_is_told_so(unprepared_database_url: str) -> None:
     with pytest.raises(QuelError, match="no schema quel_dagster"):
-        await audit(Sources(database=database_url))
+        await audit(Sources(database=unprepared_database_url))
 
 
 async def test_the_report_goes_into_json_and_back(house: House) -> None:
