@@ -243,6 +243,7 @@ def redis_service(home: Path, *, port: int, password: str) -> Service:
             f"requirepass {password}",  # in a file, for a command line can be read by everybody
             f"dir {_quoted(str(data))}",
             "daemonize no",
+            "set-proc-title no",  # it would write over the environment that marks our processes
             "appendonly yes",
             "appendfsync everysec",
             'save ""',

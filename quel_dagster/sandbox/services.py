@@ -291,6 +291,7 @@ class Stack:
             *("--host", _LOOPBACK, "--port", str(port)),
             ready=lambda _log: _accepts(port),  # it listens once the definitions are loaded
             where=f"{_LOOPBACK}:{port}",
+            needs=("postgres",),  # it opens Dagster's storage before it loads them
         )
 
     def _webserver(self) -> Service:
