@@ -162,6 +162,7 @@ class GeminiClient:
         parts: Sequence[ImagePart],
         aspect_ratio: str,
         accept: Callable[[bytes], Awaitable[T]],
+        turn: Gate = nullcontext,
         on_call: Callable[[int], None] | None = None,
         on_retry: Callable[[int, GeminiError, float], None] | None = None,
     ) -> Generation[T]:
@@ -172,6 +173,8 @@ class GeminiClient:
             parts: encoded reference pictures, in the order that the text numbers them.
             aspect_ratio: such as `16:9`.
             accept: decodes the picture's bytes; a `PictureError` from it is a broken answer and is retried.
+            turn: entered around each call, before the gate: the caller's own bound on calls at a time. A picture that
+                pauses between attempts, or is being decoded, holds no turn. Not counted as waiting.
             on_call: told the attempt's number, from 1, right before its request.
             on_retry: told the failed attempt's number, its error, and the seconds until the next attempt.
 
@@ -209,16 +212,17 @@ class GeminiClient:
             async for attempt in retrying:
                 number = attempt.retry_state.attempt_number
                 with attempt:
-                    at_gate = time.monotonic()
-                    async with self._gate():
-                        started = time.monotonic()
-                        waiting += started - at_gate
-                        if on_call is not None:
-                            on_call(number)
-                        try:
-                            answer = await self._call(contents, config)
-                        finally:
-                            calling += time.monotonic() - started
+                    async with turn():
+                        at_gate = time.monotonic()
+                        async with self._gate():
+                            started = time.monotonic()
+                            waiting += started - at_gate
+                            if on_call is not None:
+                                on_call(number)
+                            try:
+                                answer = await self._call(contents, config)
+                            finally:
+                                calling += time.monotonic() - started
                     result = await self._accepted(self._picture(answer), accept)
                     return Generation(result, attempts=number, seconds=calling, waited=waiting)
         except GeminiError as error:

@@ -11,8 +11,8 @@ import base64
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
@@ -353,19 +353,17 @@ class JobSession:
         """One picture: Gemini, WebP, object store, the one transaction."""
         try:
             with self._stoppable():
-                async with self._calls:
-                    if self._stop_reason is not None:  # it came while this picture waited for its turn
-                        raise self._stop_reason
-                    generation = await self._parts.gemini.generate(
-                        text=brief.text,
-                        parts=images,
-                        aspect_ratio=brief.aspect_ratio,
-                        accept=_to_webp,
-                        on_call=lambda _attempt: say("Calling Gemini API"),
-                        on_retry=lambda attempt, error, pause: say(
-                            f"Attempt {attempt} failed, next in {pause:.1f} s: {error}"
-                        ),
-                    )
+                generation = await self._parts.gemini.generate(
+                    text=brief.text,
+                    parts=images,
+                    aspect_ratio=brief.aspect_ratio,
+                    accept=_to_webp,
+                    turn=self._turn,
+                    on_call=lambda _attempt: say("Calling Gemini API"),
+                    on_retry=lambda attempt, error, pause: say(
+                        f"Attempt {attempt} failed, next in {pause:.1f} s: {error}"
+                    ),
+                )
                 self._unreachable = 0
                 picture = generation.result
                 key = picture_key(payer.member_id, self.job.job_id, slot)
@@ -411,6 +409,14 @@ class JobSession:
             thumbnail=small if slot.number < THUMBNAILS_PER_UNIT else None,
             balance=committed.balance,
         )
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the job's calls at a time, over all its units (domain.md §9)."""
+        async with self._calls:
+            if self._stop_reason is not None:  # it came while this picture waited for its turn
+                raise self._stop_reason
+            yield
 
     def _stop_on(self, error: QuelError) -> None:
         """Some failures are not a picture's but the job's: nothing else would fare better."""
