@@ -1,0 +1,325 @@
+"""What a test does as the web app, a user and an operator, and what it sees of its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import redis
+from dagster import DagsterRun, DagsterRunStatus
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from PIL import Image
+from psycopg.rows import dict_row
+
+from quel_dagster.adapters.database.store import Database, NewJob
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.storage.store import ObjectStore, open_store
+from quel_dagster.pipeline.audit import AuditReport, Sources, audit
+from quel_dagster.pipeline.runs import runs_of
+from tests.faults.installation import PRICE, Installation, celery_task
+from tests.integration.storage.supabase_server import StoredObject
+
+T = TypeVar("T")
+
+LIVE = set(DagsterRunStatus) - {
+    DagsterRunStatus.SUCCESS,
+    DagsterRunStatus.FAILURE,
+    DagsterRunStatus.CANCELED,
+}
+ENDED = {"completed", "failed", "cancelled", "user_cancelled"}
+#: seconds; generous, for a machine that others use too
+PATIENCE = 120.0
+
+
+async def eventually(look: Callable[[], T | Awaitable[T]], what: str, *, seconds: float = PATIENCE) -> T:
+    """What `look` says once it says something true.
+
+    Raises:
+        TimeoutError: it does not; names `what`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(psycopg.OperationalError):  # PostgreSQL itself may be the one that was killed
+            seen = look()
+            if isinstance(seen, Awaitable):
+                seen = await seen
+            if seen:
+                return seen  # type: ignore[return-value]
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Desk:
+    """The jobs of one test."""
+
+    site: Installation
+    database: Database
+    store: ObjectStore
+    queue: JobQueue
+    jobs: list[UUID] = field(default_factory=list)
+    totals: dict[UUID, int] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, site: Installation) -> Desk:
+        """Past every proxy, so that the eyes of the test stay open in every fault."""
+        direct = site.settings.model_copy(
+            update={
+                "supabase_url": f"http://127.0.0.1:{site.storage.port}",
+                "storage_base_url": f"http://127.0.0.1:{site.storage.port}/storage/v1/object/public/attachments/",
+            }
+        )
+        return cls(site, Database(site.database_url), open_store(direct), JobQueue(site.redis_url))
+
+    async def aclose(self) -> None:
+        await self.store.aclose()
+        await self.database.aclose()
+        self.queue.close()
+
+    # --- the web app ---------------------------------------------------------------------------------
+
+    async def member(self, credit: int = 1000) -> UUID:
+        return await self.database.insert_member(email=f"{uuid4().hex}@example.org", name="Mina", credit=credit)
+
+    async def organization(self, owner_id: UUID, credit: int) -> UUID:
+        return await self.database.insert_organization(name="Atelier", credit=credit, owner_id=owner_id)
+
+    async def reference(self, data: bytes | None = None, *, path: str | None = None, mime: str = "image/png") -> int:
+        """An uploaded picture; `data` b"" stores no object, `path` is the row's as it is."""
+        name = f"upload-{uuid4().hex}.png"
+        data = png() if data is None else data
+        if data and path is None:
+            self.site.storage.objects[f"attachments/uploads/{name}"] = StoredObject(data, mime)
+        return await self.database.insert_attach(
+            name=name, path=name if path is None else path, size=len(data), mime_type=mime, storage="supabase"
+        )
+
+    async def job(
+        self,
+        total: int = 2,
+        *,
+        member: UUID | None = None,
+        org: UUID | None = None,
+        credit: int = 1000,
+        job_type: str = "simple_general",
+        path: str | None = "fashion",
+        input_data: Any = None,
+        push: bool = True,
+        references: list[int] | None = None,
+        prompt: str = "a red dress",
+    ) -> UUID:
+        """A pending job, pushed unless told otherwise."""
+        member = member or await self.member(credit)
+        if input_data is None:
+            input_data = {"prompt": prompt, "userId": str(member)}
+            if references is not None:
+                input_data["uploadedAttachIds"] = [{"attachId": each, "type": "product"} for each in references]
+        job_id, _ = await self.database.insert_job(
+            NewJob(
+                job_type=job_type,
+                total_images=total,
+                input_data=input_data,
+                path=path,
+                member_id=member,
+                org_id=org,
+                name="Fault test",
+            ),
+            price=PRICE,
+        )
+        self.jobs.append(job_id)
+        self.totals[job_id] = total
+        if push:
+            self.queue.push(job_id)
+        return job_id
+
+    def cancel(self, job_id: UUID) -> None:
+        """As the user does."""
+        with redis.Redis.from_url(self.site.redis_url) as client:
+            client.set(f"job:{job_id}:cancelled", "true", ex=3600)
+
+    # --- looking -------------------------------------------------------------------------------------
+
+    def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        with psycopg.connect(
+            self.site.database_url, autocommit=True, row_factory=dict_row, connect_timeout=5
+        ) as connection:
+            cursor = connection.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def row(self, job_id: UUID) -> dict[str, Any]:
+        (row,) = self.rows("select *, job_status::text as status from quel_production_jobs where job_id = %s", job_id)
+        return row
+
+    def status(self, job_id: UUID) -> str:
+        return str(self.row(job_id)["status"])
+
+    def lease(self, job_id: UUID) -> dict[str, Any] | None:
+        rows = self.rows(
+            "select *, expires_at > clock_timestamp() as live from quel_dagster.job_lease where job_id = %s", job_id
+        )
+        return rows[0] if rows else None
+
+    def runs(self, job_id: UUID) -> list[DagsterRun]:
+        """Newest first."""
+        return runs_of(self.site.instance, [job_id]).get(job_id, [])
+
+    def charged(self, job_id: UUID) -> int:
+        """Credits taken for this job's production."""
+        (row,) = self.rows(
+            "select coalesce(-sum(c.amount), 0) as credits from quel_credits c join quel_production_jobs j"
+            " on j.production_id = c.production_idx where j.job_id = %s and c.transaction_type = 'DEDUCT'",
+            job_id,
+        )
+        return int(row["credits"])
+
+    # --- waiting -------------------------------------------------------------------------------------
+
+    async def until_status(self, job_id: UUID, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            row = self.row(job_id)
+            return row if row["status"] in statuses else None
+
+        try:
+            return await eventually(look, f"job {job_id} is {' or '.join(statuses)}", seconds=seconds)  # type: ignore[return-value]
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; {self.describe(job_id)}") from None
+
+    async def until_ended(self, job_id: UUID, *, seconds: float = PATIENCE) -> dict[str, Any]:
+        return await self.until_status(job_id, *ENDED, seconds=seconds)
+
+    async def until_made(self, job_id: UUID, count: int) -> None:
+        await eventually(lambda: self.row(job_id)["completed_images"] >= count, f"{count} pictures of {job_id}")
+
+    async def until_running(self, job_id: UUID) -> DagsterRun:
+        """The run of this job, once Dagster has started it."""
+
+        def look() -> DagsterRun | None:
+            return next((run for run in self.runs(job_id) if run.status is DagsterRunStatus.STARTED), None)
+
+        return await eventually(look, f"a started run of {job_id}")  # type: ignore[return-value]
+
+    async def until_leased(self, job_id: UUID, *, other_than: str = "") -> dict[str, Any]:
+        """A live lease of this job, of another run than the one named."""
+
+        def look() -> dict[str, Any] | None:
+            lease = self.lease(job_id)
+            return lease if lease and lease["live"] and lease["run_id"] != other_than else None
+
+        return await eventually(look, f"a lease on {job_id}")  # type: ignore[return-value]
+
+    async def until_calling(self, calls: int = 1, *, since: int = 0) -> None:
+        """Gemini has had so many requests after the first `since`."""
+        await eventually(
+            lambda: self.site.gemini.state.report()["total"] >= since + calls, f"{calls} calls of Gemini after {since}"
+        )
+
+    async def until_at_rest(self, *, seconds: float = PATIENCE) -> None:
+        """Every job of this test has ended, and every run of it."""
+        for job_id in self.jobs:
+            await self.until_ended(job_id, seconds=seconds)
+
+        def runs_over() -> bool:
+            found = runs_of(self.site.instance, self.jobs)
+            return not any(run.status in LIVE for runs in found.values() for run in runs)
+
+        await eventually(runs_over, "the end of every run", seconds=seconds)
+        await eventually(lambda: self.queue.depths()["processing"] == 0, "an empty processing list", seconds=seconds)
+
+    def describe(self, job_id: UUID) -> str:
+        """Everything about a job in one line, for a failing test."""
+        row, lease = self.row(job_id), self.lease(job_id)
+        runs = [f"{run.run_id[:8]} {run.status.value}" for run in self.runs(job_id)]
+        return (
+            f"job {job_id} {row['status']} {row['completed_images']}/{row['total_images']}"
+            f" error={row['error_message']!r} lease={lease and (lease['run_id'][:8], lease['worker'], lease['live'])}"
+            f" runs={runs} queue={self.queue.depths()}"
+        )
+
+    # --- killing -------------------------------------------------------------------------------------
+
+    async def child_of(self, job_id: UUID) -> int:
+        """The process id of the worker child that has this job's newest run."""
+
+        def look() -> int | None:
+            for run in self.runs(job_id):
+                task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
+                meta = celery_task(self.site, task_id) if task_id else {}
+                if meta.get("status") == "STARTED":
+                    return int(meta["result"]["pid"])
+            return None
+
+        return await eventually(look, f"the process of {job_id}")  # type: ignore[return-value]
+
+    async def kill_child_of(self, job_id: UUID) -> float:
+        """SIGKILL to the process that works on this job; returns when (monotonic seconds)."""
+        os.kill(await self.child_of(job_id), signal.SIGKILL)
+        return time.monotonic()
+
+    # --- an operator ---------------------------------------------------------------------------------
+
+    async def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            answer = await client.post(
+                f"{self.site.endpoints.webserver_url}/graphql", json={"query": query, "variables": variables}
+            )
+        body = answer.json()
+        assert "errors" not in body, body
+        return dict(body["data"])
+
+    async def terminate(self, run_id: str) -> None:
+        """The Terminate button."""
+        data = await self.graphql("mutation($r:String!){terminateRun(runId:$r){__typename}}", r=run_id)
+        assert data["terminateRun"]["__typename"] == "TerminateRunSuccess", data
+
+    async def reexecute(self, run_id: str, *, from_failure: bool = False) -> str:
+        """Re-execute, all or from failure; returns the new run's id."""
+        data = await self.graphql(
+            "mutation($r:String!,$s:ReexecutionStrategy!){launchRunReexecution(reexecutionParams:"
+            "{parentRunId:$r,strategy:$s}){__typename ... on LaunchRunSuccess{run{runId}}"
+            " ... on PythonError{message}}}",
+            r=run_id,
+            s="FROM_FAILURE" if from_failure else "ALL_STEPS",
+        )
+        launched = data["launchRunReexecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    # --- the end of every test -----------------------------------------------------------------------
+
+    async def audit(self, **options: Any) -> AuditReport:
+        sources = Sources(database=self.database, queue=self.queue, store=self.store, instance=self.site.instance)
+        return await audit(sources, price=PRICE, **{"job_ids": self.jobs, "confirm_seconds": 1.0, **options})
+
+    async def check(self) -> None:
+        """At rest, and every invariant holds for the jobs of this test."""
+        await self.until_at_rest()
+        if not self.jobs:
+            return
+        report = await self.audit(grace_seconds=5.0)
+        said = "\n".join(f"{breach.code} {breach.line}" for breach in report.breaches)
+        assert report.clean, f"the audit found:\n{said}\n" + "\n".join(map(self.describe, self.jobs))
+        undone = [f"{finding.code}: {finding.not_done}" for finding in report.findings if finding.not_done]
+        assert report.complete, f"the audit could not look at {undone}"
+
+
+def say(line: str) -> None:
+    """A line for whoever reads a failing test's output."""
+    sys.stdout.write(f"{line}\n")
+
+
+def png(size: tuple[int, int] = (64, 64), colour: str = "navy") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,356 @@
+"""A whole installation whose every connection and process can be broken from outside.
+
+    PostgreSQL, Redis        a stack of their own, started again when they end
+    code server, webserver, daemon
+                             a second stack, likewise; they reach PostgreSQL and Redis through proxies
+    worker hosts             processes of ours, so that one can go and another stay; through proxies of their own
+    Gemini, object store     in this process, behind a proxy for the workers
+
+The product runs unchanged: nothing in it knows that it is being tested.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import redis
+from dagster import DagsterInstance
+
+from quel_dagster.sandbox.endpoints import Endpoints, settings_environment
+from quel_dagster.sandbox.gemini_server import GeminiStandIn
+from quel_dagster.sandbox.services import Stack
+from quel_dagster.settings import Settings
+from tests.faults.proxy import TcpProxy
+from tests.faults.storage_server import StorageServer, running_storage
+from tests.integration.storage.supabase_server import SERVICE_KEY
+
+PRICE = 20
+GEMINI_KEY = "gemini-key-canary-77af"
+ROOT = Path(__file__).parents[2]
+PLATFORM = ("code-server", "webserver", "daemon")
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """One in front of every outside part, for the workers; and three for the platform."""
+
+    #: the web app's tables and ours, as workers reach them
+    database: TcpProxy
+    #: Dagster's storage, as workers reach it
+    dagster: TcpProxy
+    redis: TcpProxy
+    storage: TcpProxy
+    gemini: TcpProxy
+    platform_database: TcpProxy
+    platform_dagster: TcpProxy
+    platform_redis: TcpProxy
+
+    def all(self) -> Mapping[str, TcpProxy]:
+        return dict(vars(self))
+
+
+class WorkerHost:
+    """A Celery worker, parent and children, as on a machine of its own."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path, *, children: int) -> None:
+        self.name = name
+        self.children = children
+        self._environment = environment
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._from = 0
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "tests.faults.worker_app", "worker", "--loglevel", "info"]
+        command += ["--pool", "prefork", "--concurrency", str(self.children), "--hostname", f"{self.name}@faults"]
+        self._from = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **self._environment},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_ready(self, seconds: float = 90.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not re.search(rb"@\S+ ready\.", self.log_bytes()):
+            if not self.alive:
+                raise RuntimeError(f"Worker {self.name} ended; see {self._log}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Worker {self.name} was not ready after {seconds:g} s; see {self._log}")
+            time.sleep(0.05)
+
+    def log_bytes(self) -> bytes:
+        """What the present process wrote."""
+        with self._log.open("rb") as log:
+            log.seek(self._from)
+            return log.read()
+
+    def processes(self) -> list[psutil.Process]:
+        """The parent and its children."""
+        with suppress(psutil.Error):
+            parent = psutil.Process(self.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
+
+    def kill(self) -> None:
+        """The machine is gone: SIGKILL for all at once."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def freeze(self) -> None:
+        """The machine stands still."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def terminate(self) -> None:
+        """SIGTERM to the parent, as a deploy sends it."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+    def wait_gone(self, seconds: float) -> None:
+        assert self._process is not None
+        self._process.wait(seconds)
+
+
+@dataclass
+class Installation:
+    """Made by `installation()`."""
+
+    home: Path
+    backing: Stack
+    platform: Stack
+    proxies: Proxies
+    gemini: GeminiStandIn
+    storage: StorageServer
+    settings: Settings
+    instance: DagsterInstance
+    hosts: dict[str, WorkerHost] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> Endpoints:
+        return self.platform.endpoints
+
+    @property
+    def database_url(self) -> str:
+        """Past every proxy."""
+        return self.backing.endpoints.database_url
+
+    @property
+    def redis_url(self) -> str:
+        """Past every proxy."""
+        return self.backing.endpoints.redis_url
+
+    # --- breaking and mending ------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Undo every fault: proxies open, servers obedient, all processes there."""
+        for proxy in self.proxies.all().values():
+            proxy.heal()
+        self.storage.heal()
+        self.gemini.state.reset()
+        for host in self.hosts.values():
+            if host.alive:
+                host.thaw()
+        self.wait_services()
+        for name in [name for name in self.hosts if name != "a"]:
+            self.remove_host(name)
+        first = self.hosts["a"]
+        if not first.alive:
+            first.start()
+        first.wait_ready()
+
+    def wait_services(self, seconds: float = 90.0) -> None:
+        """Until everything that was killed is back."""
+        deadline = time.monotonic() + seconds
+        for stack, names in ((self.backing, ("postgres", "redis")), (self.platform, PLATFORM)):
+            for name in names:
+                while stack.supervisor.state(name) != "ready":
+                    stack.check()
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"{name} is not back after {seconds:g} s")
+                    time.sleep(0.05)
+
+    def kill_service(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """A signal to PostgreSQL, Redis, the code server, the webserver or the daemon; it is started again."""
+        stack = self.backing if name in {"postgres", "redis"} else self.platform
+        os.kill(stack.supervisor.pids()[name], number)
+        while stack.supervisor.state(name) == "ready":
+            time.sleep(0.01)
+
+    def empty_redis(self) -> None:
+        """Redis forgets everything, its append-only file too, and restarts."""
+        with redis.Redis.from_url(self.redis_url) as client:
+            client.flushall()
+        self.kill_service("redis")
+
+    def add_host(self, name: str, *, children: int = 1, wait: bool = True) -> WorkerHost:
+        host = self.hosts[name] = WorkerHost(
+            name, self._worker_environment(), self.home / f"worker-{name}.log", children=children
+        )
+        host.start()
+        if wait:
+            host.wait_ready()
+        return host
+
+    def remove_host(self, name: str) -> None:
+        host = self.hosts.pop(name)
+        if host.alive:
+            host.thaw()
+        host.kill()
+
+    def stall_event_loop(self, pid: int, seconds: float) -> None:
+        """Make the loop that draws pictures in this process busy for so long."""
+        self._stall_file.write_text(str(seconds))
+        os.kill(pid, signal.SIGRTMIN)
+
+    def logs(self) -> Iterator[tuple[str, str]]:
+        """Every log file with its text."""
+        for path in sorted(self.home.rglob("*.log*")):
+            yield str(path.relative_to(self.home)), path.read_text(errors="replace")
+
+    @property
+    def _stall_file(self) -> Path:
+        return self.home / "stall"
+
+    def _worker_environment(self) -> dict[str, str]:
+        through = self.proxies
+        values = {**settings_environment(self.settings), **self.endpoints.environment()}
+        broker = _through(self.endpoints.celery_broker_url, through.redis)
+        values |= {
+            "DATABASE_URL": _through(values["DATABASE_URL"], through.database),
+            "DAGSTER_POSTGRES_URL": _through(values["DAGSTER_POSTGRES_URL"], through.dagster),
+            "REDIS_URL": _through(values["REDIS_URL"], through.redis),
+            "CELERY_BROKER_URL": broker,
+            "CELERY_RESULT_BACKEND": broker,
+            "PYTHONUNBUFFERED": "1",
+            "FAULTS_STALL_FILE": str(self._stall_file),
+        }
+        return values
+
+
+def _through(url: str, proxy: TcpProxy) -> str:
+    """The URL with the proxy's port."""
+    parts = urlsplit(url)
+    login, at, _ = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{login}{at}127.0.0.1:{proxy.port}").geturl()
+
+
+@contextmanager
+def installation(
+    home: Path, *, children: int = 2, slots: int = 4, echo: Any = lambda _line: None, **settings: Any
+) -> Iterator[Installation]:
+    """Everything running, with one worker host `a`.
+
+    Args:
+        children: worker processes of host `a`.
+        slots: runs at a time, over all hosts.
+        settings: more settings, by their field names.
+    """
+    with ExitStack() as exits:
+        bare = Settings.read(home=home / "backing", workers=slots, _env_file=None)
+        backing = exits.enter_context(
+            Stack(bare, only=("postgres", "redis"), restart=True, echo=lambda line: echo(f"backing: {line}"))
+        )
+        urls = backing.endpoints
+        assert urls.postgres_port is not None and urls.redis_port is not None
+        gemini = exits.enter_context(GeminiStandIn(api_key=GEMINI_KEY, canned=True))
+        storage = exits.enter_context(running_storage(home / "objects"))
+        ports = {
+            "database": urls.postgres_port,
+            "dagster": urls.postgres_port,
+            "redis": urls.redis_port,
+            "storage": storage.port,
+            "gemini": urlsplit(gemini.url).port or 0,
+            "platform_database": urls.postgres_port,
+            "platform_dagster": urls.postgres_port,
+            "platform_redis": urls.redis_port,
+        }
+        proxies = Proxies(**{name: exits.enter_context(TcpProxy(port)) for name, port in ports.items()})
+        store_url = f"http://127.0.0.1:{proxies.storage.port}"
+        given: dict[str, Any] = {
+            "database_url": _through(urls.database_url, proxies.platform_database),
+            "dagster_database_url": _through(urls.dagster_postgres_url, proxies.platform_dagster),
+            "redis_url": _through(urls.redis_url, proxies.platform_redis),
+            "storage_url": "supabase:",
+            "supabase_url": store_url,
+            "supabase_service_key": SERVICE_KEY,
+            "storage_base_url": f"{store_url}/storage/v1/object/public/attachments/",
+            "gemini_base_url": f"http://127.0.0.1:{proxies.gemini.port}",
+            "gemini_api_key": GEMINI_KEY,
+            "gemini_timeout_seconds": 8.0,
+            "gemini_attempts": 3,
+            "gemini_backoff_seconds": 0.1,
+            "image_per_price": PRICE,
+            "home": home / "platform",
+            "workers": slots,
+            **settings,
+        }
+        full = Settings.read(**given, _env_file=None)
+        platform = exits.enter_context(
+            Stack(full, only=PLATFORM, restart=True, echo=lambda line: echo(f"platform: {line}"))
+        )
+        instance = exits.enter_context(_open_instance(platform.endpoints, urls))
+        made = Installation(home, backing, platform, proxies, gemini, storage, full, instance)
+        exits.callback(lambda: [made.remove_host(name) for name in list(made.hosts)])
+        made.add_host("a", children=children)
+        yield made
+
+
+@contextmanager
+def _open_instance(platform: Endpoints, backing: Endpoints) -> Iterator[DagsterInstance]:
+    """Dagster's instance in this process, past every proxy."""
+    environment = {
+        **platform.environment(),
+        "DAGSTER_POSTGRES_URL": backing.dagster_postgres_url,
+        "CELERY_BROKER_URL": backing.celery_broker_url,
+        "CELERY_RESULT_BACKEND": backing.celery_broker_url,
+        "DATABASE_URL": backing.database_url,
+        "REDIS_URL": backing.redis_url,
+    }
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        with DagsterInstance.from_config(str(platform.dagster_home)) as instance:
+            instance.get_runs(limit=1)
+            yield instance
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def celery_task(installation: Installation, task_id: str) -> dict[str, Any]:
+    """What Celery's result backend says of a task."""
+    with redis.Redis.from_url(installation.redis_url) as client:
+        raw = client.get(f"quel_dagster:celery-task-meta-{task_id}")
+    return json.loads(raw) if raw else {}  # type: ignore[arg-type]

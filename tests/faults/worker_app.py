@@ -1,0 +1,30 @@
+"""The Celery application of the workers under test: the product's own, and a signal that stalls its event loop.
+
+`SIGRTMIN` makes the loop that draws the pictures busy for as many seconds as the file `FAULTS_STALL_FILE` says.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from celery.signals import worker_process_init
+
+from quel_dagster.pipeline.celery_app import app
+from quel_dagster.pipeline.process import StudioProcess
+
+__all__ = ["app"]
+
+STALL = signal.SIGRTMIN
+
+
+@worker_process_init.connect
+def listen(**_: Any) -> None:
+    def stall(_number: int, _frame: object) -> None:
+        seconds = float(Path(os.environ["FAULTS_STALL_FILE"]).read_text())
+        StudioProcess.current().post(lambda _studio: time.sleep(seconds))
+
+    signal.signal(STALL, stall)
