@@ -40,10 +40,10 @@ from quel_dagster.errors import (
 from quel_dagster.jobs.model import Attach, JobStatus, Value
 from quel_dagster.jobs.pictures import MAX_BYTES, load_picture
 from quel_dagster.jobs.references import reference_key
-from quel_dagster.pipeline.ops import OUTCOME_TAG
-from quel_dagster.pipeline.sensors import RUN_KEY_TAG
 
-JOB_TAG = "quel/job_id"
+#: The tags of a run that matter here: its job, how it left it, and the delivery that it answers. Written by the queue
+#: sensor and by settle, which may both want an audit: nothing of theirs is imported.
+JOB_TAG, OUTCOME_TAG, RUN_KEY_TAG = "quel/job_id", "quel/outcome", "dagster/run_key"
 
 INVARIANTS: Mapping[str, str] = {
     "I1": "The balance now is the balance then plus the sum of the ledger, for every organization and member.",
@@ -537,12 +537,15 @@ class _Queue(_Check):
         if queue is None or instance is None:
             return _Look(not_done=_missing(self.sources))
         entries = await self._entries(queue)
-        stuck = await self._without_run(instance, await self._lasting(queue, entries) if suspects is None else entries)
+        stuck = await self._without_run(instance, entries)
+        if suspects is None:
+            stuck = await self._without_run(instance, await self._lasting(queue, stuck))
         work = await _Work.look(queue, instance)
         rows = [row for row in await self.reader.rows(sql.OPEN_JOBS) if row.status == JobStatus.PENDING]
         known = work.queue.underway | work.queue.dead
         breaches = [
-            _breach(self.code, "stuck", {"entry": delivery.job_id or delivery.describe()}) for delivery in stuck
+            _breach(self.code, "stuck", {"entry": delivery.job_id or delivery.describe()})
+            for delivery in stuck.values()
         ] + [
             _breach(self.code, "lost", {"job": row.job_id})
             for row in rows
@@ -574,13 +577,13 @@ class _Queue(_Check):
             }
         return entries
 
-    async def _without_run(self, instance: DagsterInstance, entries: Mapping[bytes, Delivery]) -> list[Delivery]:
+    async def _without_run(self, instance: DagsterInstance, entries: Mapping[bytes, Delivery]) -> dict[bytes, Delivery]:
         keys = [delivery.run_key for delivery in entries.values() if delivery.job_id]
         launched = set()
         for page in _pages(keys, _RUNS_PER_PAGE):
             async for record in _records(instance, RunsFilter(tags={RUN_KEY_TAG: page})):
                 launched.add(record.dagster_run.tags[RUN_KEY_TAG])
-        return [delivery for delivery in entries.values() if delivery.run_key not in launched]
+        return {raw: delivery for raw, delivery in entries.items() if delivery.run_key not in launched}
 
 
 @dataclass(frozen=True)
