@@ -25,18 +25,11 @@ from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import open_store
 from quel_dagster.errors import QuelError
-from quel_dagster.jobs.model import JobStatus, Slot
-from quel_dagster.jobs.planning import plan_job
-from quel_dagster.jobs.storage_keys import slot_of_key
+from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.runs import runs_of
 from quel_dagster.sandbox.endpoints import Endpoints
-from quel_dagster.sandbox.gallery import (
-    GalleryJob,
-    GalleryPicture,
-    GalleryReference,
-    write_contact_sheet,
-    write_gallery,
-)
+from quel_dagster.sandbox.gallery import write_contact_sheet, write_gallery
+from quel_dagster.sandbox.gallery_data import GalleryReader
 from quel_dagster.sandbox.samples import SampleJob, reference_pictures, sample_jobs
 from quel_dagster.sandbox.services import Stack
 from quel_dagster.sandbox.web_app import FIRST_ATTACH_ID, WebApp
@@ -121,7 +114,7 @@ class _Demo:
             with DagsterInstance.get() as instance:
                 runs = {job_id: found[0].run_id for job_id, found in runs_of(instance, reports).items()}
             self._print(jobs, reports, runs)
-            await self._write(jobs, reports, runs, attach_ids)
+            await self._write(jobs, runs)
             return _problems(jobs, reports, runs)
         finally:
             self._queue.close()
@@ -197,69 +190,21 @@ class _Demo:
         roomy = self._console.width >= 140 or not self._console.is_terminal
         return f"[link={url}]{url if roomy else run_id[:8]}[/link]"
 
-    async def _write(
-        self,
-        jobs: Sequence[DemoJob],
-        reports: Mapping[UUID, Mapping[str, Any]],
-        runs: Mapping[UUID, str],
-        attach_ids: Mapping[str, int],
-    ) -> None:
+    async def _write(self, jobs: Sequence[DemoJob], runs: Mapping[UUID, str]) -> None:
         """The gallery and the contact sheet."""
-        uploaded = {attach_ids[name]: picture.data for name, picture in reference_pictures().items()}
-        shown = [await self._gallery_job(job, reports[job.job_id], runs.get(job.job_id), uploaded) for job in jobs]
+        reader = GalleryReader(self._database, self._store)
+        shown = [
+            await reader.job(
+                job.job_id,
+                label=job.sample.label,
+                run_url=self._endpoints.run_url(runs[job.job_id]) if job.job_id in runs else None,
+            )
+            for job in jobs
+        ]
         self._output.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(write_gallery, self._output / "gallery.html", shown, title="Quel demo")
         pictures = [picture for job in shown for picture in job.pictures]
         await asyncio.to_thread(write_contact_sheet, self._output / "contact-sheet.png", pictures)
-
-    async def _gallery_job(
-        self, job: DemoJob, report: Mapping[str, Any], run_id: str | None, uploaded: Mapping[int, bytes]
-    ) -> GalleryJob:
-        plan = plan_job(await self._database.find_job(job.job_id))
-        made = {slot_of_key(row["key"] or "", job.job_id): row for row in await self._database.pictures(job.job_id)}
-        pictures = []
-        for unit in plan.units:
-            for number in range(unit.quantity):
-                slot = Slot(unit=unit.index, number=number)
-                row = made.get(slot)
-                pictures.append(
-                    GalleryPicture(
-                        picture=await self._store.get(row["key"], max_bytes=20_000_000) if row else None,
-                        slot=str(slot),
-                        attach_id=row["attach_id"] if row else None,
-                        category=plan.category.value,
-                        unit=unit.key,
-                        angle=unit.angle,
-                        shot=unit.shot,
-                        fx=unit.fx,
-                        aspect_ratio=unit.aspect_ratio,
-                        prompt=unit.prompt,
-                        negative_prompt=unit.negative_prompt,
-                        references=tuple(
-                            GalleryReference(
-                                attach_id=reference.attach_id,
-                                type=reference.type,
-                                picture=uploaded.get(reference.attach_id),
-                            )
-                            for reference in unit.references
-                        ),
-                        credits=-(row["amount"] or 0) if row else 0,
-                    )
-                )
-        return GalleryJob(
-            job_id=str(job.job_id),
-            label=job.sample.label,
-            job_type=report["job_type"],
-            category=plan.category.value,
-            status=report["status"],
-            payer=job.sample.payer,
-            total_images=report["total_images"],
-            pictures=tuple(pictures),
-            credits=report["credits"],
-            seconds=_seconds(report),
-            error_message=report["error_message"] or "",
-            run_url=self._endpoints.run_url(run_id) if run_id else None,
-        )
 
 
 def _seconds(report: Mapping[str, Any]) -> float | None:

@@ -1,0 +1,1 @@
+"""`quel doctor`: whether every outside part is there and fit, one line each, with the remedy."""
