@@ -8,7 +8,7 @@ Two of its loops sleep where they could know better:
   on Redis, so the first id of a quiet queue is seen at once; but then the rest of those 5 s follows, and an id that
   comes meanwhile waits. The pause is a constant of a private module: this lowers it.
 - The run queue is looked at every second or more. Runs are submitted by a thread of this very process, so it can be
-  woken; and while all slots are taken, a look at whether one is free costs one small query.
+  woken; and while runs wait for a slot, a look at whether a run has ended costs one small query.
 
 Both reach into private modules of an exactly pinned Dagster; where an upgrade has moved them, a warning says what
 is slower from then on and everything else works as shipped.
@@ -35,7 +35,7 @@ from typing_extensions import override
 
 #: seconds from the start of one look for due sensors to the start of the next
 SENSOR_LOOP_SECONDS = 0.2
-#: seconds between two looks at whether a slot is free, while runs wait for one
+#: seconds between two looks at whether a run has ended, while others wait for its slot
 SLOT_LOOK_SECONDS = 0.2
 _run_submitted = threading.Event()
 _log = logging.getLogger(__name__)
@@ -94,18 +94,15 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
             yield None
 
     def _wait(self, instance: DagsterInstance, shutdown_event: threading.Event) -> None:
-        """Return after the dequeue interval, or sooner: a run was submitted, or a slot is free for a waiting one."""
+        """Return after the dequeue interval, or sooner: a run was submitted, or one ended for which another waits."""
         until = time.monotonic() + self.interval_seconds
         waiting = _count(instance, DagsterRunStatus.QUEUED) > 0
+        active = _count(instance, *ACTIVE_RUN_STATUSES)
         while (left := until - time.monotonic()) > 0 and not shutdown_event.is_set():
             if _run_submitted.wait(min(left, SLOT_LOOK_SECONDS)):
                 return
-            if waiting and self._has_free_slot(instance):
+            if waiting and _count(instance, *ACTIVE_RUN_STATUSES) < active:
                 return
-
-    def _has_free_slot(self, instance: DagsterInstance) -> bool:
-        config: Any = instance.get_concurrency_config().run_queue_config
-        return config is not None and _count(instance, *ACTIVE_RUN_STATUSES) < config.max_concurrent_runs
 
 
 def _count(instance: DagsterInstance, *statuses: DagsterRunStatus) -> int:
