@@ -1,0 +1,88 @@
+"""What Dagster loads: with nothing set, and with every resource replaced."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, in_process_executor
+
+from quel_dagster.definitions import build_defs, defs
+from quel_dagster.errors import SettingsError
+from quel_dagster.pipeline.assets import run_config
+from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.studio.studio import Studio
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_they_load_with_an_empty_environment(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            "env",
+            "-i",
+            f"PYTHONPATH={ROOT}",
+            sys.executable,
+            "-c",
+            "from quel_dagster.definitions import defs; print(defs.resolve_job_def('image_job').name)",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "image_job"
+    assert list(tmp_path.iterdir()) == [], "loading them writes nothing"
+
+
+def test_the_lineage() -> None:
+    graph = defs.resolve_asset_graph()
+    sources = {AssetKey("quel_production_jobs"), AssetKey("quel_attach")}
+    images = AssetKey("generated_images")
+    assert graph.get(images).parent_keys == sources
+    assert graph.get(AssetKey("quel_production_photo")).parent_keys == {images}
+    assert graph.get(AssetKey("quel_credits")).parent_keys == {images}
+    assert not any(graph.get(key).is_executable for key in sources)
+
+
+def test_the_configuration_of_a_launch_is_one_described_field() -> None:
+    job = defs.resolve_job_def("image_job")
+    assert run_config("abc") == {"ops": {"make_images": {"config": {"job_id": "abc"}}}}
+    ops = job.run_config_schema.config_type.fields["ops"].config_type.fields
+    config = ops["make_images"].config_type.fields["config"]
+    assert set(config.config_type.fields) == {"job_id"}
+    assert "UUID" in (config.config_type.fields["job_id"].description or "")
+
+
+def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEL_MAX_CONCURRENT_IMAGES", "none")
+    with pytest.raises(SettingsError, match="QUEL_MAX_CONCURRENT_IMAGES"):
+        build_defs()
+
+
+def test_every_resource_and_the_executor_can_be_replaced() -> None:
+    class OtherStudio(StudioResource):
+        def open_studio(self) -> Studio:
+            raise AssertionError("not opened by being defined")
+
+    class OtherQueue(QueueResource):
+        pass
+
+    other = build_defs(
+        resource_overrides={"studio": OtherStudio(), "queue": OtherQueue()}, executor=in_process_executor
+    )
+    assert other.executor is in_process_executor
+    assert other.resources is not None
+    assert isinstance(other.resources["studio"], OtherStudio)
+    assert isinstance(other.resources["queue"], OtherQueue)
+    assert set(other.resources) == {"studio", "queue", "io_manager"}
+    assert other.resolve_job_def("image_job").name == "image_job"
+
+
+def test_a_studio_without_settings_says_which_one_is_missing() -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
+        StudioResource().open_studio()
