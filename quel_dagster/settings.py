@@ -88,6 +88,23 @@ class Settings(BaseSettings):
 
     # --- the installation ----------------------------------------------------------------------------
     home: Path = Field(DEFAULT_HOME, alias="QUEL_HOME", description="Data of the embedded parts, logs, Dagster home.")
+    keep_runs_days: int | None = Field(
+        None,
+        alias="QUEL_KEEP_RUNS_DAYS",
+        ge=1,
+        description="Delete finished runs, their events and op outputs that are older; default: keep everything.",
+    )
+    warn_balance: int = Field(
+        100, alias="QUEL_WARN_BALANCE", ge=0, description="Credits below which a payer's balance is a warning."
+    )
+    warn_queue_seconds: float = Field(
+        300.0, alias="QUEL_WARN_QUEUE_SECONDS", gt=0, description="A job that waits longer than this is a warning."
+    )
+    alert_webhook_url: SecretStr | None = Field(
+        None,
+        alias="QUEL_ALERT_WEBHOOK_URL",
+        description="Where failures are posted as JSON with a `text`; `log:` writes them to the log. Default: nowhere.",
+    )
     workers: int = Field(2, alias="QUEL_WORKERS", ge=1, le=256, description="Runs at a time on this machine.")
 
     @classmethod

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dagster import (
+    Array,
     AssetKey,
     AssetsDefinition,
+    AssetSelection,
     AssetSpec,
+    Bool,
     Field,
     GraphIn,
     GraphOut,
@@ -16,47 +19,72 @@ from dagster import (
     graph,
 )
 
-from quel_dagster.pipeline.ops import (
+from quel_dagster.pipeline.names import (
     CREDITS,
+    CREDITS_KEY,
     GENERATED_IMAGES,
-    JOB_ID_DESCRIPTION,
+    IMAGES_KEY,
+    JOBS_TABLE,
     PRODUCTION_PHOTO,
+    PRODUCTIONS_KEY,
+    REFERENCES,
+)
+from quel_dagster.pipeline.ops import (
+    DRY_RUN_DESCRIPTION,
+    JOB_ID_DESCRIPTION,
+    UNITS_DESCRIPTION,
     generate,
     load_job,
     plan_units,
     settle,
 )
+from quel_dagster.pipeline.tables import column_schema
 
 WEB_APP = "web_app"
 RESULTS = "results"
-JOBS_TABLE = AssetKey("quel_production_jobs")
-REFERENCES = AssetKey("quel_attach")
+#: Dagster wants an address or a team; these two are the halves of the system (domain.md).
+WEB_APP_OWNER = "team:quel-web-app"
+PIPELINE_OWNER = "team:quel-pictures"
 
 source_tables = [
     AssetSpec(
         JOBS_TABLE,
-        description="The jobs that the web app writes when a user presses Generate; their ids arrive on `jobs:queue`.",
+        description="The jobs that the web app writes when a user presses Generate; their ids arrive on `jobs:queue`. "
+        "Its plots show what waits: `queue_observer` looks each minute.",
         group_name=WEB_APP,
         kinds={"postgres", "table"},
+        owners=[WEB_APP_OWNER],
+        metadata={"dagster/column_schema": column_schema("quel_production_jobs")},
     ),
     AssetSpec(
         REFERENCES,
         description="The reference pictures that users uploaded: their rows, and the objects that these point at.",
         group_name=WEB_APP,
         kinds={"postgres", "table"},
+        owners=[WEB_APP_OWNER],
+        metadata={"dagster/column_schema": column_schema("quel_attach")},
     ),
 ]
 
 _DESCRIPTIONS = {
-    GENERATED_IMAGES: "The pictures that Gemini made, as WebP in the object store, each with its quel_attach row.",
-    PRODUCTION_PHOTO: "The production that a user sees: status, picture ids, counts and duration, after each job.",
-    CREDITS: "The ledger: one DEDUCT row for every picture, written in the transaction that stores it.",
+    GENERATED_IMAGES: "The pictures that Gemini made, as WebP in the object store, each with its quel_attach row. "
+    "One materialization per run, with thumbnails, counts and what each unit came to.",
+    PRODUCTION_PHOTO: "The production that a user sees: status, picture ids, counts and duration, after each job. "
+    "One materialization per run, with where the time went and the run's story line by line.",
+    CREDITS: "The ledger: one DEDUCT row for every picture, written in the transaction that stores it. "
+    "One materialization per run that made a picture, with who paid, and the balance before and after.",
 }
 
 
-@config_mapping(config_schema={"job_id": Field(String, description=JOB_ID_DESCRIPTION)})
+@config_mapping(
+    config_schema={
+        "job_id": Field(String, description=JOB_ID_DESCRIPTION),
+        "units": Field(Array(String), is_required=False, default_value=[], description=UNITS_DESCRIPTION),
+        "dry_run": Field(Bool, is_required=False, default_value=False, description=DRY_RUN_DESCRIPTION),
+    }
+)
 def which_job(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"load_job": {"config": {"job_id": config["job_id"]}}}
+    return {"load_job": {"config": {name: config[name] for name in ("job_id", "units", "dry_run")}}}
 
 
 @graph(
@@ -77,11 +105,17 @@ results = AssetsDefinition.from_graph(
     keys_by_output_name={name: AssetKey(name) for name in _DESCRIPTIONS},
     internal_asset_deps={
         GENERATED_IMAGES: {JOBS_TABLE, REFERENCES},
-        PRODUCTION_PHOTO: {AssetKey(GENERATED_IMAGES)},
-        CREDITS: {AssetKey(GENERATED_IMAGES)},
+        PRODUCTION_PHOTO: {IMAGES_KEY},
+        CREDITS: {IMAGES_KEY},
     },
     group_name=RESULTS,
     descriptions_by_output_name=_DESCRIPTIONS,
+    owners_by_output_name={name: [PIPELINE_OWNER] for name in _DESCRIPTIONS},
+    metadata_by_output_name={
+        GENERATED_IMAGES: {"dagster/column_schema": column_schema("quel_attach")},
+        PRODUCTION_PHOTO: {"dagster/column_schema": column_schema("quel_production_photo")},
+        CREDITS: {"dagster/column_schema": column_schema("quel_credits")},
+    },
     tags_by_output_name={
         GENERATED_IMAGES: {"dagster/kind/webp": "", "dagster/kind/gemini": ""},
         PRODUCTION_PHOTO: {"dagster/kind/postgres": "", "dagster/kind/table": ""},
@@ -91,11 +125,17 @@ results = AssetsDefinition.from_graph(
 
 image_job = define_asset_job(
     "image_job",
-    selection=[results],
+    # the checks of these assets that can be executed alone are no part of a run: it evaluates its own by itself
+    selection=AssetSelection.assets(IMAGES_KEY, PRODUCTIONS_KEY, CREDITS_KEY).without_checks(),
     description="Makes the pictures of one job. The queue sensor launches one run per job id.",
 )
 
 
-def run_config(job_id: object) -> dict[str, Any]:
-    """Run config of `image_job` for one job."""
-    return {"ops": {make_images.name: {"config": {"job_id": str(job_id)}}}}
+def run_config(job_id: object, *, units: list[str] | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Run config of `image_job` for one job; `units` and `dry_run` as in the Launchpad."""
+    config: dict[str, Any] = {"job_id": str(job_id)}
+    if units:
+        config["units"] = units
+    if dry_run:
+        config["dry_run"] = True
+    return {"ops": {make_images.name: {"config": config}}}

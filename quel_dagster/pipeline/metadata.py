@@ -1,29 +1,70 @@
 """How a run tells its story: the metadata of its outputs and materializations, and the tags of its run.
 
-Belongs here: names and forms of what the Dagster UI shows. Does not belong here: deciding anything.
+Belongs here: names and forms of what the Dagster UI shows, and how much of it. Does not belong here: deciding anything.
+
+An event is a row that Dagster writes while the run waits, and reads whole to show a page: every list here is cut, so
+that an event stays below EVENT_BYTES whatever a job holds.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
-from dagster import MetadataValue, TableColumn, TableRecord, TableSchema
+from dagster import (
+    DagsterRun,
+    JsonMetadataValue,
+    MetadataValue,
+    TableColumn,
+    TableMetadataValue,
+    TableRecord,
+    TableSchema,
+)
 
 from quel_dagster.adapters.database.store import JobDescription
-from quel_dagster.jobs.model import Job, JobStatus, Unit
-from quel_dagster.studio.outcomes import JobOutcome, PictureMade, Planned, Ticket, UnitOutcome
+from quel_dagster.jobs.model import Job, JobStatus, PartLayout, Unit
+from quel_dagster.pipeline.runs import JOB_ID_TAG
+from quel_dagster.studio.outcomes import (
+    JobOutcome,
+    Moment,
+    PictureMade,
+    Planned,
+    Rehearsal,
+    Ticket,
+    UnitOutcome,
+)
 
-#: Thumbnails shown by one materialization: an event stays below some 200 kB.
+#: What an event may hold; the tests hold the largest of every kind to it.
+EVENT_BYTES = 200_000
+#: Thumbnails of one event, in bytes of their text and in number.
+THUMBNAIL_BYTES = 90_000
 THUMBNAILS = 24
+#: Rows of one table, and characters of one cell.
+ROWS, CELL = 120, 300
+#: Characters of one text, such as what Gemini is asked, and bytes of `job_input_data`.
+TEXT = 8_000
+INPUT_BYTES = 60_000
+
+LAUNCH_TAG = "quel/launch"
+OUTCOME_TAG = "quel/outcome"
+#: Instead of quel/job_id: a dry run is none of the job's runs.
+DRY_RUN_TAG = "quel/dry_run_of"
+#: An outcome that was inherited with the tags of another run says nothing about this one.
+UNFINISHED = "unfinished"
 
 Entries = dict[str, Any]
+
+
+# --- tags --------------------------------------------------------------------------------------------
 
 
 def run_tags(job: JobDescription | Job) -> dict[str, str]:
     """Tags by which a run is found."""
     tags = {
-        "quel/job_id": job.job_id,
+        JOB_ID_TAG: job.job_id,
         "quel/production_id": job.production_id,
         "quel/job_type": job.job_type,
         "quel/category": job.production_path or "fashion",
@@ -33,9 +74,29 @@ def run_tags(job: JobDescription | Job) -> dict[str, str]:
     return {name: str(value) for name, value in tags.items() if value is not None}
 
 
+def dry_run_tags(job: Job) -> dict[str, str]:
+    """The same for a run that changes nothing."""
+    tags = {name: value for name, value in run_tags(job).items() if name != JOB_ID_TAG}
+    return {**tags, DRY_RUN_TAG: str(job.job_id), LAUNCH_TAG: "dry run", OUTCOME_TAG: "dry run"}
+
+
+def launch_tag(run: DagsterRun, took_over_from: str | None) -> str:
+    """How this run of a job came about: `queue`, `by hand`, `retry 1`, `rerun of …`, `takes over from …`."""
+    if retry := run.tags.get("dagster/retry_number"):
+        return f"retry {retry}"
+    if run.parent_run_id:
+        return f"rerun of {run.parent_run_id[:8]}"
+    if took_over_from and took_over_from != run.run_id:
+        return f"takes over from {took_over_from[:8]}"
+    return "queue" if "dagster/run_key" in run.tags else "by hand"
+
+
 def outcome_tag(outcome: JobOutcome) -> str:
     """`completed`, `partial`, `failed`, `user_cancelled`, `cancelled`."""
     return "partial" if outcome.status is JobStatus.COMPLETED and outcome.failed else outcome.status.value
+
+
+# --- steps -------------------------------------------------------------------------------------------
 
 
 def of_ticket(ticket: Ticket) -> Entries:
@@ -47,12 +108,17 @@ def of_ticket(ticket: Ticket) -> Entries:
             "job_id": str(job.job_id),
             "production_id": str(job.production_id),
             "job_type": job.job_type,
+            "category": job.production_path or "fashion",
             "status_before": job.job_status.value,
             "total_images": job.total_images,
             "member_id": str(job.member_id) if job.member_id else None,
             "org_id": str(job.org_id) if job.org_id else None,
-            "went_on_after_run": ticket.took_over_from,
-            "job_input_data": MetadataValue.json(job.input_data) if isinstance(job.input_data, dict | list) else None,
+            "written": MetadataValue.timestamp(job.created_at) if job.created_at else None,
+            "only_units": ", ".join(ticket.units) or None,
+            "dry_run": True if ticket.dry_run else None,
+            "went_on_after_run": MetadataValue.dagster_run(ticket.took_over_from) if ticket.took_over_from else None,
+            "all_runs_of_this_job": _runs_link(JOB_ID_TAG, str(job.job_id)),
+            "job_input_data": _input(job.input_data),
         }
     )
 
@@ -60,23 +126,26 @@ def of_ticket(ticket: Ticket) -> Entries:
 def of_plan(plan: Planned) -> Entries:
     return _without_none(
         {
+            "verdict": plan.rehearsal.verdict if plan.rehearsal else None,
+            "stopped": plan.stopped,
             "category": plan.category.value if plan.category else None,
             "job_type": plan.job_type.value if plan.job_type else None,
             "pictures_planned": plan.total,
             "pictures_made_before": plan.made_before,
+            "left_out": _cut(", ".join(plan.left_out), CELL) or None,
             "payer": plan.payer or None,
             "balance_before": plan.balance,
+            **(_of_rehearsal(plan.rehearsal) if plan.rehearsal else {}),
             "units": _table(
-                ("unit", "pictures", "angle", "shot", "aspect_ratio", "references", "prompt"),
+                ("unit", "pictures", "camera", "aspect_ratio", "references", "prompt"),
                 (
                     {
                         "unit": unit.key,
                         "pictures": unit.quantity,
-                        "angle": unit.angle,
-                        "shot": unit.shot,
+                        "camera": camera(unit),
                         "aspect_ratio": unit.aspect_ratio,
                         "references": _references(unit),
-                        "prompt": unit.prompt[:200],
+                        "prompt": unit.prompt,
                     }
                     for unit in plan.units
                 ),
@@ -90,13 +159,29 @@ def of_plan(plan: Planned) -> Entries:
     )
 
 
+def _of_rehearsal(rehearsal: Rehearsal) -> Entries:
+    each = max(1000, (EVENT_BYTES // 3) // max(1, len(rehearsal.units)))
+    texts = "\n\n".join(
+        f"#### {unit.unit.key}: {unit.missing} of {unit.unit.quantity} to make\n\n"
+        + "".join(f"- {_cut(warning, CELL)}\n" for warning in unit.warnings[:10])
+        + (f"\nImage parts: {_parts(unit.parts)}\n" if unit.parts else "")
+        + (f"\n```\n{_cut(unit.text, each)}\n```" if unit.text else "")
+        for unit in rehearsal.units
+    )
+    return {
+        "pictures_to_make": rehearsal.pictures,
+        "credits_estimated": rehearsal.credits,
+        "would_ask": MetadataValue.md(_cut(texts, EVENT_BYTES // 3)),
+    }
+
+
 def of_unit(unit: Unit) -> Entries:
     return {
         "pictures": unit.quantity,
-        "camera": " · ".join(part for part in (unit.angle, unit.shot, unit.fx) if part and part != "none") or "default",
+        "camera": camera(unit),
         "aspect_ratio": unit.aspect_ratio,
-        "references": _references(unit) or "none",
-        "prompt": unit.prompt,
+        "references": _cut(_references(unit), TEXT) or "none",
+        "prompt": _cut(unit.prompt, TEXT),
     }
 
 
@@ -104,101 +189,261 @@ def of_outcome(outcome: UnitOutcome) -> Entries:
     new = [made for made in outcome.made if made.new]
     return _without_none(
         {
-            "pictures": _thumbnails(outcome.made) if any(made.thumbnail for made in outcome.made) else None,
+            "pictures": _thumbnails(outcome.made),
+            "outcome": _made_of(len(outcome.made), outcome.unit.quantity),
+            "camera": camera(outcome.unit),
             "made": len(new),
-            "made_before": len(outcome.made) - len(new),
-            "failed": len(outcome.failed),
-            "attach_ids": ", ".join(str(made.attach_id) for made in outcome.made) or None,
+            "made_before": len(outcome.made) - len(new) or None,
+            "failed": len(outcome.failed) or None,
             "failures": _table(
                 ("picture", "reason"),
                 ({"picture": failure.slot.number, "reason": failure.reason} for failure in outcome.failed),
             )
             if outcome.failed
             else None,
-            "warnings": "\n".join(outcome.warnings) or None,
+            "warnings": _cut("\n".join(outcome.warnings), TEXT) or None,
+            "references": _cut(_references(outcome.unit), TEXT) or "none",
+            "image_parts": _parts(outcome.parts) or None,
+            "attach_ids": _ids(made.attach_id for made in outcome.made) or None,
             "calls": _calls(new) if new else None,
-            "asked": MetadataValue.text(outcome.text) if outcome.text else None,
-            "reference_parts": "; ".join(
-                f"{number}. {part.role} ({part.arrangement.value}: {', '.join(map(str, part.attach_ids))})"
-                for number, part in enumerate(outcome.parts, 1)
-            )
-            or None,
+            "asked": MetadataValue.text(_cut(outcome.text, TEXT)) if outcome.text else None,
             "seconds": MetadataValue.float(round(outcome.seconds, 2)),
         }
     )
 
 
-def of_images(outcome: JobOutcome, units: Sequence[UnitOutcome]) -> Entries:
+# --- results -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunTimes:
+    """When Dagster was asked for the run, and when a worker took it; seconds since the epoch."""
+
+    asked: float
+    taken: float | None
+
+
+def of_images(outcome: JobOutcome, units: Sequence[UnitOutcome], job: Job) -> Entries:
     made = [picture for unit in units for picture in unit.made]
     return _without_none(
         {
-            "pictures": _thumbnails(made) if any(picture.thumbnail for picture in made) else None,
-            "job_id": str(outcome.job_id),
-            "status": outcome.status.value,
+            "pictures": _thumbnails(made),
+            **_who(outcome, job),
+            "outcome": _made_of(outcome.completed, outcome.completed + outcome.failed),
+            "error_message": outcome.error,
             "completed_images": outcome.completed,
             "failed_images": outcome.failed,
             "made_by_this_run": outcome.made_now,
-            "attach_ids": ", ".join(map(str, outcome.attach_ids)),
-            "error_message": outcome.error,
             "by_unit": _table(
-                ("unit", "made", "failed", "seconds"),
+                ("unit", "camera", "references", "made", "failed", "why", "seconds"),
                 (
                     {
                         "unit": unit.unit.key,
+                        "camera": camera(unit.unit),
+                        "references": _references(unit.unit),
                         "made": len(unit.made),
                         "failed": len(unit.failed),
+                        "why": "; ".join(dict.fromkeys(failure.reason for failure in unit.failed)),
                         "seconds": round(unit.seconds, 2),
                     }
                     for unit in units
                 ),
             ),
+            "attach_ids": _ids(outcome.attach_ids),
+            "gemini_seconds": _sum(picture.gemini_seconds for picture in made) if outcome.made_now else None,
+            "kilobytes": round(sum(picture.size for picture in made) / 1000) if outcome.made_now else None,
         }
     )
 
 
-def of_production(outcome: JobOutcome, job: Job) -> Entries:
+def of_production(
+    outcome: JobOutcome, units: Sequence[UnitOutcome], plan: Planned, job: Job, times: RunTimes | None
+) -> Entries:
     return _without_none(
         {
-            "production_id": str(job.production_id),
-            "job_id": str(outcome.job_id),
-            "job_status": outcome.status.value,
+            **_who(outcome, job),
+            "outcome": _made_of(outcome.completed, outcome.completed + outcome.failed),
+            "error_message": outcome.error,
             "completed_images": outcome.completed,
             "failed_images": outcome.failed,
-            "error_message": outcome.error,
+            "all_runs_of_this_production": _runs_link("quel/production_id", str(job.production_id)),
+            **_durations(outcome, units, job, times),
+            "repairs": _table(
+                ("path", "problem"), ({"path": repair.path, "problem": repair.problem} for repair in plan.repairs)
+            )
+            if plan.repairs
+            else None,
+            "timeline": _timeline(outcome.timeline) if outcome.timeline else None,
         }
     )
 
 
-def of_credits(outcome: JobOutcome, units: Sequence[UnitOutcome], plan: Planned) -> Entries:
+def of_credits(outcome: JobOutcome, plan: Planned, job: Job) -> Entries:
+    """Balance before and after as this run saw them: other jobs of the payer may charge in between."""
     return _without_none(
         {
-            "job_id": str(outcome.job_id),
-            "payer": plan.payer or None,
+            **_who(outcome, job),
+            "payer": outcome.payer or plan.payer or None,
             "credits_charged": outcome.charged_now,
             "pictures_charged": outcome.made_now,
-            "balance_before": plan.balance,
+            "price": outcome.price or None,
+            "balance_before": outcome.balance_before if outcome.balance_before is not None else plan.balance,
             "balance_after": outcome.balance,
         }
+    )
+
+
+def _who(outcome: JobOutcome, job: Job) -> Entries:
+    return {
+        "job_id": str(outcome.job_id),
+        "production_id": str(job.production_id),
+        "job_status": outcome.status.value,
+        "category": job.production_path or "fashion",
+        "job_type": job.job_type,
+        "member_id": str(job.member_id) if job.member_id else None,
+        "org_id": str(job.org_id) if job.org_id else None,
+    }
+
+
+def _durations(outcome: JobOutcome, units: Sequence[UnitOutcome], job: Job, times: RunTimes | None) -> Entries:
+    """Where the time went: the ways in one after the other, then sums over what went on side by side."""
+    claimed = outcome.claimed_at.timestamp() if outcome.claimed_at else None
+    rows: list[tuple[str, float | None]] = []
+    in_queue = None
+    # the row of a job that runs again is as old as its first run
+    if job.created_at and claimed and job.job_status is JobStatus.PENDING:
+        in_queue = max(0.0, claimed - job.created_at.timestamp())
+        if times:
+            rows.append(("job written → run asked for", times.asked - job.created_at.timestamp()))
+    if times and times.taken:
+        rows.append(("run asked for → taken by a worker", times.taken - times.asked))
+        if claimed:
+            rows.append(("taken by a worker → job claimed", claimed - times.taken))
+    rows.append(("job claimed → first picture stored", outcome.first_picture_seconds))
+    rows.append(("job claimed → job ended", outcome.seconds))
+    pictures = [picture for unit in units for picture in unit.made if picture.new]
+    rows += [
+        ("references and image parts, all units", _sum(unit.prepare_seconds for unit in units)),
+        ("Gemini, all calls", _sum(picture.gemini_seconds for picture in pictures)),
+        ("waiting for the next call", _sum(picture.waited_seconds for picture in pictures)),
+        ("object store, all uploads", _sum(picture.storage_seconds for picture in pictures)),
+        ("database, all pictures", _sum(picture.database_seconds for picture in pictures)),
+    ]
+    shown: list[dict[str, str | float]] = [
+        {"what": what, "seconds": round(max(0.0, seconds), 2)} for what, seconds in rows if seconds is not None
+    ]
+    return {
+        "seconds_in_queue": MetadataValue.float(round(in_queue, 2)) if in_queue is not None else None,
+        "seconds_at_work": MetadataValue.float(round(outcome.seconds, 2)),
+        "durations": _table(("what", "seconds"), shown),
+    }
+
+
+def _timeline(moments: Sequence[Moment]) -> MetadataValue:
+    return _table(
+        ("at", "step", "what"),
+        ({"at": f"{moment.seconds:.2f} s", "step": moment.step, "what": moment.what} for moment in moments),
+        most=len(moments),
     )
 
 
 # --- forms -------------------------------------------------------------------------------------------
 
 
+def camera(unit: Unit) -> str:
+    """Angle, shot and effect in one line."""
+    return " · ".join(part for part in (unit.angle, unit.shot, unit.fx) if part and part != "none") or "default"
+
+
+def table(columns: Sequence[str], rows: Iterable[Mapping[str, str | int | float]]) -> MetadataValue:
+    """Rows as the UI shows them; long cells and the rest of many rows are cut."""
+    return _table(columns, rows)
+
+
 def _without_none(entries: Mapping[str, Any]) -> Entries:
-    return {name: value for name, value in entries.items() if value is not None}
+    """The entries that say something; the heaviest are left out of an event that would be too large."""
+    kept = {name: value for name, value in entries.items() if value is not None}
+    weights = {name: _weight(value) for name, value in kept.items()}
+    while sum(weights.values()) > EVENT_BYTES * 0.9:
+        heaviest = max(weights, key=lambda name: weights[name])
+        kept[heaviest] = (
+            f"left out: {weights[heaviest] // 1000} kB are too much for this page; the rows and logs hold it"
+        )
+        weights[heaviest] = 200
+    return kept
+
+
+def _weight(value: Any) -> int:
+    """About the bytes of an entry in an event, where what is not ASCII is written as escapes."""
+    if isinstance(value, TableMetadataValue):
+        return sum(100 + sum(_weight(cell) for cell in record.data.values()) for record in value.records)
+    if isinstance(value, JsonMetadataValue):
+        return len(json.dumps(value.data))
+    text = value.value if isinstance(value, MetadataValue) else value
+    return 60 + (len(json.dumps(text)) if isinstance(text, str) else 0)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} … ({len(text) - most} more characters)"
+
+
+def _sum(seconds: Iterable[float]) -> float:
+    return round(sum(seconds), 2)
+
+
+def _made_of(made: int, planned: int) -> str:
+    return f"{made} of {planned} pictures"
+
+
+def _ids(attach_ids: Iterable[int]) -> str:
+    return _cut(", ".join(map(str, attach_ids)), TEXT)
 
 
 def _references(unit: Unit) -> str:
     return ", ".join(f"{reference.attach_id} ({reference.type})" for reference in unit.references)
 
 
-def _thumbnails(pictures: Iterable[PictureMade]) -> MetadataValue:
-    shown = [picture for picture in pictures if picture.thumbnail]
-    images = " ".join(
-        f"![{picture.attach_id}](data:image/webp;base64,{picture.thumbnail})" for picture in shown[:THUMBNAILS]
+def _parts(parts: Iterable[PartLayout]) -> str:
+    return _cut(
+        "; ".join(
+            f"{number}. {part.role} ({part.arrangement.value}: {', '.join(map(str, part.attach_ids))})"
+            for number, part in enumerate(parts, 1)
+        ),
+        TEXT,
     )
-    more = f"\n\nand {len(shown) - THUMBNAILS} more" if len(shown) > THUMBNAILS else ""
+
+
+def _runs_link(tag: str, value: str) -> MetadataValue:
+    """The list of runs with a tag, on this very web server."""
+    return MetadataValue.url(f"/runs?q[0]={quote(f'tag:{tag}={value}', safe='')}")
+
+
+def _input(data: Any) -> MetadataValue | None:
+    """`job_input_data` as it came; one that is too large as the beginning of its text."""
+    if not isinstance(data, dict | list):
+        return None
+    text = json.dumps(data, ensure_ascii=False)
+    return MetadataValue.json(data) if len(text.encode()) <= INPUT_BYTES else MetadataValue.text(_cut(text, TEXT))
+
+
+def _thumbnails(pictures: Iterable[PictureMade]) -> MetadataValue | None:
+    """As many as fit, the first of every unit before the second of any; None when there is none."""
+    everything = [picture for picture in pictures if picture.thumbnail]
+    chosen: set[int] = set()
+    size = 0
+    for picture in sorted(everything, key=lambda made: (made.slot.number, made.slot.unit)):
+        size += len(picture.thumbnail or "")
+        if size > THUMBNAIL_BYTES or len(chosen) == THUMBNAILS:
+            break
+        chosen.add(picture.attach_id)
+    if not chosen:
+        return None
+    images = " ".join(
+        f"![{picture.attach_id}](data:image/webp;base64,{picture.thumbnail})"
+        for picture in everything
+        if picture.attach_id in chosen
+    )
+    more = f"\n\nand {len(everything) - len(chosen)} more" if len(everything) > len(chosen) else ""
     return MetadataValue.md(images + more)
 
 
@@ -222,8 +467,14 @@ def _calls(pictures: Sequence[PictureMade]) -> MetadataValue:
     )
 
 
-def _table(columns: Sequence[str], rows: Iterable[Mapping[str, str | int | float]]) -> MetadataValue:
-    return MetadataValue.table(
-        records=[TableRecord(dict(row)) for row in rows],
-        schema=TableSchema(columns=[TableColumn(name) for name in columns]),
-    )
+def _table(
+    columns: Sequence[str], rows: Iterable[Mapping[str, str | int | float]], *, most: int = ROWS
+) -> MetadataValue:
+    everything = list(rows)
+    records = [
+        TableRecord({name: _cut(cell, CELL) if isinstance(cell, str) else cell for name, cell in row.items()})
+        for row in everything[:most]
+    ]
+    if len(everything) > most:
+        records.append(TableRecord({columns[0]: f"… and {len(everything) - most} more"}))
+    return MetadataValue.table(records=records, schema=TableSchema(columns=[TableColumn(name) for name in columns]))

@@ -71,8 +71,9 @@ def _will_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
 def _settle(context: RunStatusSensorContext, studio: StudioResource, status: JobStatus, reason: str) -> SkipReason:
     """End the run's job, unless another run has it, is about to, or has ended it."""
     run = context.dagster_run
-    text = run.tags.get(JOB_ID_TAG)
-    if text is None:
+    # as it is now: a dry run gives up the tag that it inherited
+    text = (context.instance.get_run_by_id(run.run_id) or run).tags.get(JOB_ID_TAG)
+    if not text:
         return SkipReason(f"Run {run.run_id} never got to a job.")
     job_id = UUID(text)
     if job_id in live_jobs(context.instance, [job_id]):

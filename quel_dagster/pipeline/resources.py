@@ -27,8 +27,9 @@ from quel_dagster.errors import QuelError, SettingsError
 from quel_dagster.pipeline import draining
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
-from quel_dagster.studio.session import JobSession, Say
+from quel_dagster.studio.session import JobSession
 from quel_dagster.studio.studio import Studio
+from quel_dagster.studio.timeline import Say
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ class StudioResource(ConfigurableResource[None]):
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         """The run is over in this process: end its job, give its lease back."""
-        run_id, process = context.run_id, self.process
+        run_id, process = context.run.run_id if context.run else None, self.process
         if run_id is not None and process.studio.current(run_id) is not None:
             process.run(lambda: process.studio.close_session(run_id))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from quel_dagster.jobs.model import Category, Job, JobStatus, JobType, PartLayout, Repair, Slot, Unit, Value
@@ -16,6 +17,42 @@ class Ticket(Value):
     job: Job | None = None
     #: the run whose work this one goes on with
     took_over_from: str | None = None
+    #: keys of the only units to make; all when empty
+    units: tuple[str, ...] = ()
+    #: plan and compose, call nobody, change nothing
+    dry_run: bool = False
+
+
+class Moment(Value):
+    """One line of a run's story."""
+
+    #: since the run claimed its job
+    seconds: float
+    step: str
+    what: str
+
+
+class UnitRehearsal(Value):
+    """What one unit would be asked of Gemini."""
+
+    unit: Unit
+    #: pictures that do not exist yet
+    missing: int
+    parts: tuple[PartLayout, ...] = ()
+    text: str = ""
+    #: what would be left out, and references without a row
+    warnings: tuple[str, ...] = ()
+
+
+class Rehearsal(Value):
+    """What a run would do, found out without asking Gemini or changing a row."""
+
+    units: tuple[UnitRehearsal, ...]
+    #: pictures that would be made, and what they would cost
+    pictures: int
+    credits: int
+    #: what would happen, in words
+    verdict: str
 
 
 class Planned(Value):
@@ -36,6 +73,10 @@ class Planned(Value):
     refused: str | None = None
     #: why nothing is made although something is missing: the user cancelled
     stopped: str | None = None
+    #: keys of units with missing pictures that this run was told to leave out
+    left_out: tuple[str, ...] = ()
+    #: set in a dry run: nothing is to be made
+    rehearsal: Rehearsal | None = None
 
 
 class UnitTask(Value):
@@ -90,6 +131,8 @@ class UnitOutcome(Value):
     text: str = ""
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    #: of those, fetching references and laying out image parts
+    prepare_seconds: float = 0.0
 
 
 class JobOutcome(Value):
@@ -104,4 +147,14 @@ class JobOutcome(Value):
     #: pictures and credits of this run alone
     made_now: int
     charged_now: int
+    #: the payer in words, and what they had when this run first looked and after its last charge
+    payer: str = ""
+    balance_before: int | None = None
     balance: int | None
+    #: credits per picture
+    price: int = 0
+    #: when this run claimed the job; the seconds below count from there
+    claimed_at: datetime | None = None
+    first_picture_seconds: float | None = None
+    seconds: float = 0.0
+    timeline: tuple[Moment, ...] = ()

@@ -11,17 +11,18 @@ import base64
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import anyio
 from redis import RedisError
 
 from quel_dagster.adapters.database.lease import LeaseKeeper
-from quel_dagster.adapters.database.store import Claim, Database, Payer
+from quel_dagster.adapters.database.store import Claim, Database, Made, Payer
 from quel_dagster.adapters.gemini import GeminiClient
 from quel_dagster.adapters.queue import CancelFlags
 from quel_dagster.adapters.storage.store import ObjectStore
@@ -46,9 +47,7 @@ from quel_dagster.jobs.planning import plan_job
 from quel_dagster.jobs.storage_keys import picture_key, slot_of_key
 from quel_dagster.studio.outcomes import JobOutcome, PictureFailed, PictureMade, Planned, UnitOutcome
 from quel_dagster.studio.references import ReferenceShelf
-
-#: Takes one log line of the run (domain.md §10).
-Say = Callable[[str], None]
+from quel_dagster.studio.timeline import Say, Timeline
 
 #: A user's cancel is seen within two seconds; the flag is looked at twice in that time.
 CANCEL_POLL_SECONDS = 0.9
@@ -94,10 +93,17 @@ class JobSession:
         self._stop_reason: QuelError | None = None
         self._scopes: set[anyio.CancelScope] = set()
         self._begun = False
+        self._closed = False
         self._beginning = asyncio.Lock()
         self._unreachable = 0
         self._made_now = 0
+        self._latest_commit = 0
         self._balance: int | None = None
+        self._opening_balance: int | None = None
+        self._claimed_at = datetime.now(UTC)
+        self._first_picture_seconds: float | None = None
+        self._timeline = Timeline()
+        self._timeline.note("load_job", f"Received new job: {self.job.job_id}")
         self._shelf = ReferenceShelf(find_attaches=parts.database.find_attaches, store=parts.store, say=_say_here)
         loop = asyncio.get_running_loop()
         self._keeper = LeaseKeeper(
@@ -130,6 +136,7 @@ class JobSession:
         A job that had ended before, and in which this run changed nothing, stays as it is.
         """
         handed_over = self.handed_over
+        self._closed = True
         self.stop(QuelError(f"Run {self.run_id} ended before its job was done; its page says why."))
         try:
             if handed_over:
@@ -186,7 +193,7 @@ class JobSession:
             raise self._stop_reason
 
     async def _watch_cancel(self) -> None:
-        while True:
+        while not self._closed:  # redis-py may swallow the cancellation of this task
             if await self._cancel_asked():
                 self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
                 return
@@ -204,25 +211,31 @@ class JobSession:
 
     # --- planning ------------------------------------------------------------------------------------
 
-    async def plan(self, say: Say) -> Planned:
+    async def plan(self, say: Say, only: Collection[str] = ()) -> Planned:
         """Read the job's input, look who pays, and enter `processing` if there is anything to make.
+
+        Args:
+            only: keys of the units to make; all when empty. The job ends as what it then has.
 
         Raises:
             JobInputError: the input cannot be used; names the field.
             PayerError, InsufficientCreditsError: nobody can pay.
             JobCancelledError, LeaseLostError
         """
+        say = self._timeline.noting("plan_units", say)
         plan = await self._planned()
         for repair in plan.repairs:
             say(f"Repaired {repair}")
-        missing = self._missing(plan)
-        if missing:
+        missing = self._missing(plan.units)
+        units = tuple(unit for unit in plan.units if not only or unit.key in only)
+        if self._missing(units):
             await self._begin()
         return Planned(
             job_id=self.job.job_id,
             category=plan.category,
             job_type=plan.job_type,
-            units=plan.units,
+            units=units,
+            left_out=tuple(unit.key for unit in plan.units if unit not in units and self._missing((unit,))),
             repairs=plan.repairs,
             total=plan.total,
             made_before=plan.total - missing,
@@ -250,11 +263,11 @@ class JobSession:
     async def _planned(self) -> Plan:
         if self._plan is None:
             self._plan = await asyncio.to_thread(plan_job, self.job, self._parts.limits)
-            self._covered = _covered_slots(self._plan, self._claim)
+            self._covered = covered_slots(self._plan, self._claim.made)
         return self._plan
 
-    def _missing(self, plan: Plan) -> int:
-        return sum(1 for unit in plan.units for slot in _slots(unit) if slot not in self._covered)
+    def _missing(self, units: Iterable[Unit]) -> int:
+        return sum(1 for unit in units for slot in slots(unit) if slot not in self._covered)
 
     async def _look_at_balance(self) -> Payer:
         """The payer, who can pay for one picture at least.
@@ -270,6 +283,8 @@ class JobSession:
             )
         self._payer = payer
         self._balance = payer.balance
+        if self._opening_balance is None:
+            self._opening_balance = payer.balance
         if payer.balance < self._parts.price:
             raise InsufficientCreditsError(
                 f"The {payer.name} has {payer.balance} credits, a picture costs {self._parts.price}; "
@@ -285,16 +300,18 @@ class JobSession:
         Raises:
             RunTerminatedError: an operator stopped the run meanwhile.
         """
+        say = self._timeline.noting(unit.key, say)
         _say.set(say)
         started = time.monotonic()
+        prepare_seconds = 0.0
         plan = await self._planned()
         say(f"🎬 Stage {unit.index}/{len(plan.units)}: Processing {unit.quantity} images")
         before = [
             PictureMade(slot=slot, attach_id=self._covered[slot], key="", new=False)
-            for slot in _slots(unit)
+            for slot in slots(unit)
             if slot in self._covered
         ]
-        missing = [slot for slot in _slots(unit) if slot not in self._covered]
+        missing = [slot for slot in slots(unit) if slot not in self._covered]
         brief: Brief | None = None
         results: Sequence[PictureMade | PictureFailed] = ()
         if missing:
@@ -302,7 +319,9 @@ class JobSession:
                 await self._begin()
                 with self._stoppable():
                     payer = await self._look_at_balance()
+                    preparing = time.monotonic()
                     brief, images = await self._prepare(unit, plan)
+                    prepare_seconds = time.monotonic() - preparing
                 results = await asyncio.gather(
                     *(self._picture(slot, brief, images, payer=payer, plan=plan, say=say) for slot in missing)
                 )
@@ -326,6 +345,7 @@ class JobSession:
             text=brief.text if brief else "",
             warnings=brief.warnings if brief else (),
             seconds=time.monotonic() - started,
+            prepare_seconds=prepare_seconds,
         )
 
     async def _prepare(self, unit: Unit, plan: Plan) -> tuple[Brief, tuple[ImagePart, ...]]:
@@ -382,6 +402,7 @@ class JobSession:
                     price=self._parts.price,
                     total=plan.total,
                 )
+                committed_at = time.monotonic()
                 small = base64.b64encode(await asyncio.to_thread(thumbnail, picture.data)).decode()
         except QuelError as error:
             self._stop_on(error)
@@ -390,7 +411,10 @@ class JobSession:
         self._covered[slot] = committed.attach_id
         if not committed.taken:
             self._made_now += 1
-            self._balance = committed.balance
+            if committed.completed > self._latest_commit:  # answers may overtake each other
+                self._latest_commit, self._balance = committed.completed, committed.balance
+            if self._first_picture_seconds is None:
+                self._first_picture_seconds = self._timeline.seconds
         say(f"Attach record created: ID={committed.attach_id}")
         say(f"📊 Updating job progress: {committed.completed}/{plan.total} completed")
         return PictureMade(
@@ -405,7 +429,7 @@ class JobSession:
             gemini_seconds=round(generation.seconds, 3),
             waited_seconds=round(generation.waited, 3),
             storage_seconds=round(committing - uploading, 3),
-            database_seconds=round(time.monotonic() - committing, 3),
+            database_seconds=round(committed_at - committing, 3),
             thumbnail=small if slot.number < THUMBNAILS_PER_UNIT else None,
             balance=committed.balance,
         )
@@ -431,8 +455,13 @@ class JobSession:
 
     # --- settling ------------------------------------------------------------------------------------
 
-    async def settle(self, outcomes: Sequence[UnitOutcome], say: Say) -> tuple[JobOutcome, tuple[UnitOutcome, ...]]:
+    async def settle(
+        self, outcomes: Sequence[UnitOutcome], say: Say, left_out: Sequence[str] = ()
+    ) -> tuple[JobOutcome, tuple[UnitOutcome, ...]]:
         """Make what an earlier run left missing, then end the job (domain.md §3).
+
+        Args:
+            left_out: keys of units that were not to be made, for the job's `error_message`.
 
         Returns:
             how the job ended, and the outcomes as they are now, in unit order.
@@ -450,10 +479,15 @@ class JobSession:
             outcomes = [again.get(outcome.unit.index, outcome) for outcome in outcomes]
         ordered = tuple(sorted(outcomes, key=lambda outcome: outcome.unit.index))
         plan = await self._planned()
-        if self._missing(plan) == 0 and self._made_now == 0 and self.job.job_status.ended:
-            # Nothing was missing: the rows are as they should be, and stay as they are.
+        wanted = [unit for unit in plan.units if unit.key not in left_out]
+        if not self._begun and (
+            self.job.job_status is JobStatus.USER_CANCELLED
+            or (self.job.job_status is JobStatus.COMPLETED and self._missing(wanted) == 0)
+        ):
+            # Nothing was to be made: the rows are as they should be, and stay as they are.
             return self._untouched(plan), ordered
-        return await self._end(JobStatus.COMPLETED, _failures(ordered, self._stop_reason)), ordered
+        error = _failures(ordered, self._stop_reason) or _left_out(left_out)
+        return await self._end(JobStatus.COMPLETED, error), ordered
 
     async def _end(self, status: JobStatus, error: str | None) -> JobOutcome:
         plan = self._plan
@@ -463,6 +497,7 @@ class JobSession:
             self.job.job_id, self._token, status=status, total=total, error=error, inputs=len(inputs)
         )
         self._keeper.stop()
+        self._timeline.note("settle", f"Job {self.job.job_id} ended {settled.status}")
         self.settled = JobOutcome(
             job_id=self.job.job_id,
             status=settled.status,
@@ -472,7 +507,14 @@ class JobSession:
             error=settled.error,
             made_now=self._made_now,
             charged_now=self._made_now * self._parts.price,
+            payer=self._payer.name if self._payer else "",
+            balance_before=self._opening_balance,
             balance=self._balance,
+            price=self._parts.price,
+            claimed_at=self._claimed_at,
+            first_picture_seconds=self._first_picture_seconds,
+            seconds=self._timeline.seconds,
+            timeline=self._timeline.moments(),
         )
         return self.settled
 
@@ -481,30 +523,35 @@ class JobSession:
             job_id=self.job.job_id,
             status=self.job.job_status,
             completed=len(self._claim.made),
-            failed=0,
+            failed=max(0, plan.total - len(self._claim.made)),
             attach_ids=tuple(made.attach_id for made in self._claim.made),
             error=None,
             made_now=0,
             charged_now=0,
             balance=None,
+            price=self._parts.price,
+            claimed_at=self._claimed_at,
+            seconds=self._timeline.seconds,
+            timeline=self._timeline.moments(),
         )
 
 
-def _slots(unit: Unit) -> list[Slot]:
+def slots(unit: Unit) -> list[Slot]:
+    """The places of a unit's pictures."""
     return [Slot(unit=unit.index, number=number) for number in range(unit.quantity)]
 
 
-def _covered_slots(plan: Plan, claim: Claim) -> dict[Slot, int]:
+def covered_slots(plan: Plan, made: Sequence[Made]) -> dict[Slot, int]:
     """Which slots the job's pictures fill. Pictures of another worker have no slot: they fill the first free ones."""
     covered: dict[Slot, int] = {}
     foreign: list[int] = []
-    for made in claim.made:
-        slot = slot_of_key(made.key or "", plan.job_id)
+    for picture in made:
+        slot = slot_of_key(picture.key or "", plan.job_id)
         if slot is None:
-            foreign.append(made.attach_id)
+            foreign.append(picture.attach_id)
         else:
-            covered[slot] = made.attach_id
-    free = (slot for unit in plan.units for slot in _slots(unit) if slot not in covered)
+            covered[slot] = picture.attach_id
+    free = (slot for unit in plan.units for slot in slots(unit) if slot not in covered)
     covered.update(zip(list(free)[: len(foreign)], foreign, strict=False))
     return covered
 
@@ -522,6 +569,15 @@ def _later(loop: asyncio.AbstractEventLoop, function: Callable[[QuelError], None
 
 async def _to_webp(data: bytes) -> StoredPicture:
     return await asyncio.to_thread(to_webp, data)
+
+
+def _left_out(keys: Sequence[str]) -> str | None:
+    if not keys:
+        return None
+    more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
+    return (
+        f"Some units were left out, as the run was told: {', '.join(keys[:8])}{more}; run the whole job for the rest."
+    )
 
 
 def _failures(outcomes: Sequence[UnitOutcome], stop: QuelError | None) -> str | None:

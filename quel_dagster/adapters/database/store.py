@@ -198,6 +198,15 @@ class Database:
                     return result.all() if result.returns_rows else ()
         raise AssertionError("unreachable: the last attempt raises")
 
+    async def ask(self, question: TextClause, **parameters: Any) -> Sequence[Row[Any]]:
+        """The rows that answer a question of another module of this room."""
+        return await self._rows(question, **parameters)
+
+    async def execute(self, statement: TextClause, **parameters: Any) -> int:
+        """Rows that a statement of another module of this room changed."""
+        async with self._engine.connect() as connection:
+            return int((await connection.execute(statement, parameters)).rowcount)
+
     async def _answer(self, statement: TextClause, **parameters: Any) -> Any:
         rows = await self._rows(statement, **parameters)
         return rows[0].answer
@@ -210,6 +219,8 @@ class Database:
         Raises:
             QuelError: the web app's tables are not in this database.
         """
+        if not (await self._rows(sql.WEB_APP_TABLES))[0][0]:
+            raise QuelError("quel_production_jobs is not in this database; check that DATABASE_URL is the web app's.")
         source, wanted = schema_sql("quel_dagster"), _wanted_schema()
         if _installed_is_current((await self._rows(sql.SCHEMA_COMMENT))[0][0], wanted):
             return False
@@ -230,7 +241,7 @@ class Database:
             connection = await plain.execution_options(isolation_level="READ COMMITTED")
             async with connection.begin():
                 await connection.execute(sql.SCHEMA_LOCK)
-                if (await connection.exec_driver_sql("select to_regclass('public.quel_production_jobs')")).scalar():
+                if (await connection.execute(sql.WEB_APP_TABLES)).scalar():
                     return False
                 await (await _driver_connection(connection)).execute(schema_sql("web_app").encode())
         return True
