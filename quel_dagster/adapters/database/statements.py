@@ -8,8 +8,14 @@ from __future__ import annotations
 from sqlalchemy import TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-#: Version and digest of our schema as installed: `quel_dagster 1 <sha256>`, or NULL.
-SCHEMA_COMMENT = text("select obj_description(to_regnamespace('quel_dagster')::oid, 'pg_namespace')")
+#: Version and digest of our schema as installed: `quel_dagster 1 <sha256>`, or NULL. Read from the catalog's table:
+#: to_regnamespace() answers from a cache that does not notice what others commit during our transaction.
+SCHEMA_COMMENT = text(
+    "select (select obj_description(oid, 'pg_namespace') from pg_catalog.pg_namespace where nspname = 'quel_dagster')"
+)
+
+#: Are the web app's tables here?
+WEB_APP_TABLES = text("select to_regclass('public.quel_production_jobs') is not null")
 
 #: One installer at a time; the number is arbitrary but fixed.
 SCHEMA_LOCK = text("select pg_advisory_xact_lock(7061737)")
