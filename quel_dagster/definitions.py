@@ -8,11 +8,17 @@ from typing import Any
 from dagster import Definitions, ExecutorDefinition
 from dagster_async_executor import async_executor
 
+from quel_dagster.pipeline.alerts import failure_alerts
 from quel_dagster.pipeline.assets import image_job, results, source_tables
+from quel_dagster.pipeline.audit_checks import audit_checks, audit_job, audit_schedule
+from quel_dagster.pipeline.checks import queue_now, recent_jobs
 from quel_dagster.pipeline.io_manager import JsonIOManager
+from quel_dagster.pipeline.observations import queue_observer
 from quel_dagster.pipeline.recovery import settle_cancelled_runs, settle_failed_runs, stranded_jobs_sensor
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.pipeline.retention import retention_job, retention_schedule
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
+from quel_dagster.pipeline.summary import daily_summary, daily_summary_job, daily_summary_schedule
 from quel_dagster.settings import Settings
 
 #: Steps open beyond those whose pictures are being made: one prepares its references meanwhile.
@@ -34,9 +40,18 @@ def build_defs(
     studio = StudioResource()
     resources: dict[str, Any] = {"studio": studio, "queue": QueueResource(), "io_manager": JsonIOManager(studio=studio)}
     return Definitions(
-        assets=[*source_tables, results],
-        jobs=[image_job],
-        sensors=[jobs_queue_sensor, settle_failed_runs, settle_cancelled_runs, stranded_jobs_sensor],
+        assets=[*source_tables, results, daily_summary],
+        asset_checks=[recent_jobs, queue_now, audit_checks],
+        jobs=[image_job, audit_job, daily_summary_job, retention_job],
+        schedules=[audit_schedule, daily_summary_schedule, retention_schedule(settings.keep_runs_days)],
+        sensors=[
+            jobs_queue_sensor,
+            settle_failed_runs,
+            settle_cancelled_runs,
+            stranded_jobs_sensor,
+            queue_observer,
+            failure_alerts(settings),
+        ],
         resources={**resources, **(resource_overrides or {})},
         # Forty units at once would each pay Dagster's overhead before the first call is made.
         executor=executor

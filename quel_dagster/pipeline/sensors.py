@@ -1,6 +1,8 @@
 """The queue sensor: an id pushed onto `jobs:queue` becomes one run."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from dagster import (
     DagsterInstance,
@@ -16,7 +18,7 @@ from redis import RedisError
 
 from quel_dagster.adapters.queue import Delivery, JobQueue, unreachable
 from quel_dagster.pipeline.assets import image_job, run_config
-from quel_dagster.pipeline.metadata import run_tags
+from quel_dagster.pipeline.metadata import LAUNCH_TAG, run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 
 #: A tick blocks on Redis this long; the daemon starts the next one as soon as it ends.
@@ -26,6 +28,8 @@ RUNS_PER_TICK = 50
 #: An id may be pushed a moment before its row is committed; this many looks, one a tick, then it is dead.
 LOOKS_FOR_A_ROW = 3
 RUN_KEY_TAG = "dagster/run_key"
+NOT_A_UUID = "not a UUID"
+NO_SUCH_ROW = "no such row in quel_production_jobs"
 
 
 @sensor(
@@ -66,34 +70,59 @@ def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
 
 
 def requests(context: SensorEvaluationContext, queue: JobQueue, studio: StudioResource) -> SensorResult | SkipReason:
-    """One run request per entry whose row exists; what can never run goes to `jobs:dead`."""
+    """One run request per entry whose row exists; what can never run goes to `jobs:dead`.
+
+    Dagster shows a reason for skipped ticks alone. The cursor, which nothing is read from, stands beside every tick
+    and on top of the sensor's page: it says what the last tick that did something did.
+    """
     deliveries = queue.deliveries()[:RUNS_PER_TICK]
     described = studio.describe_jobs([delivery.job_id for delivery in deliveries if delivery.job_id])
     asked: list[RunRequest] = []
+    did = Counter[str]()
     said: list[str] = []
     for delivery in deliveries:
         if delivery.job_id is None:
-            said.append(_bury(context, queue, delivery, "not a UUID"))
+            said.append(_bury(context, queue, delivery, NOT_A_UUID))
+            did[f"to jobs:dead: {NOT_A_UUID}"] += delivery.copies
         elif delivery.job_id in described:
             asked.append(
                 RunRequest(
                     run_key=delivery.run_key,
                     run_config=run_config(delivery.job_id),
-                    tags=run_tags(described[delivery.job_id]),
+                    tags={**run_tags(described[delivery.job_id]), LAUNCH_TAG: "queue"},
                 )
             )
+            did["launched"] += 1
             context.log.info(f"Received new job: {delivery.job_id}")
             if delivery.copies > 1:
+                did["duplicate"] += delivery.copies - 1
                 said.append(f"{delivery.job_id} was pushed {delivery.copies} times; one run")
         elif (looks := queue.missed(delivery)) >= LOOKS_FOR_A_ROW:
-            said.append(_bury(context, queue, delivery, "no such row in quel_production_jobs"))
+            said.append(_bury(context, queue, delivery, NO_SUCH_ROW))
+            did[f"to jobs:dead: {NO_SUCH_ROW}"] += 1
         else:
+            did["without a row yet"] += 1
             said.append(f"{delivery.job_id} has no row yet (look {looks} of {LOOKS_FOR_A_ROW})")
     for line in said:
         context.log.warning(line)
+    if did:
+        summary = summed_up(did)
+        context.log.info(summary)
+        context.update_cursor(f"{datetime.now(UTC):%H:%M:%S} {summary}")
     if asked:
         return SensorResult(run_requests=asked)
     return SkipReason(_sentence(said) or "No job id is waiting in jobs:queue.")
+
+
+def summed_up(did: Mapping[str, int]) -> str:
+    """`launched 3, 1 duplicate, 1 to jobs:dead: not a UUID`."""
+    launched = did.get("launched", 0)
+    rest = [
+        f"{count} {what}{'s' * (what == 'duplicate' and count > 1)}"
+        for what, count in did.items()
+        if what != "launched"
+    ]
+    return ", ".join([f"launched {launched}", *rest])
 
 
 def _bury(context: SensorEvaluationContext, queue: JobQueue, delivery: Delivery, reason: str) -> str:

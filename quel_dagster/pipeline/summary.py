@@ -1,0 +1,137 @@
+"""How a day went, as an asset with a partition a day: jobs, pictures, credits, reasons, how long users waited."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from dagster import (
+    AssetExecutionContext,
+    AssetSelection,
+    DailyPartitionsDefinition,
+    DefaultScheduleStatus,
+    MaterializeResult,
+    asset,
+    build_schedule_from_partitioned_job,
+    define_asset_job,
+)
+
+from quel_dagster.adapters.database.figures import Group, Span, span
+from quel_dagster.pipeline import metadata
+from quel_dagster.pipeline.assets import PIPELINE_OWNER
+from quel_dagster.pipeline.names import CREDITS_KEY, DAILY_SUMMARY, PRODUCTIONS_KEY
+from quel_dagster.pipeline.resources import StudioResource
+
+DAYS = DailyPartitionsDefinition(start_date="2026-01-01")
+#: Reasons that a table tells apart.
+REASONS = 30
+
+_PLACES = re.compile(r"^\d+ of \d+ pictures failed\. ")
+_WHERE = re.compile(r"^(?:[A-Za-z0-9_]+ #\d+(?:, | …)?)+: ")
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@asset(
+    key=DAILY_SUMMARY,
+    deps=[PRODUCTIONS_KEY, CREDITS_KEY],
+    partitions_def=DAYS,
+    group_name="reports",
+    kinds={"report"},
+    owners=[PIPELINE_OWNER],
+    description="The jobs written on one day (UTC) as they stand: how they ended, pictures, credits charged that day, "
+    "why pictures are missing, and how long users waited (p50 and p95). Materialize a day again to refresh it.",
+)
+def daily_summary(context: AssetExecutionContext, studio: StudioResource) -> MaterializeResult[None]:
+    window = context.partition_time_window
+    process = studio.process
+    day = process.run(lambda: span(process.studio.parts.database, window.start, window.end))
+    return MaterializeResult(metadata=of_day(day))
+
+
+def of_day(day: Span) -> metadata.Entries:
+    """What the summary of a day shows; the figures are its plots."""
+    by_status = Counter[str]()
+    for group in day.groups:
+        by_status[group.status] += group.jobs
+    waited = [seconds for group in day.groups for seconds in group.waited]
+    figures: metadata.Entries = {
+        "jobs": sum(by_status.values()),
+        "jobs_completed": by_status["completed"],
+        "jobs_with_pictures_missing": sum(group.partial for group in day.groups),
+        "jobs_failed": by_status["failed"],
+        "jobs_cancelled": by_status["cancelled"] + by_status["user_cancelled"],
+        "jobs_open": by_status["pending"] + by_status["processing"],
+        "pictures": sum(group.pictures for group in day.groups),
+        "pictures_missing": sum(group.failed for group in day.groups),
+        "credits_charged": day.credits,
+    }
+    if waited:
+        figures |= {"p50_seconds": percentile(waited, 50), "p95_seconds": percentile(waited, 95)}
+    figures["by_category"] = metadata.table(
+        ("category", "jobs", "completed", "failed", "pictures", "p50_s", "p95_s", "p50_at_work_s", "p95_at_work_s"),
+        [_category(name, groups) for name, groups in sorted(_by_category(day.groups).items())],
+    )
+    if day.reasons:
+        figures["reasons"] = metadata.table(
+            ("jobs", "reason"),
+            ({"jobs": jobs, "reason": why} for why, jobs in reasons(day.reasons).most_common(REASONS)),
+        )
+    return figures
+
+
+def _by_category(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.category, []).append(group)
+    return found
+
+
+def _category(name: str, groups: Sequence[Group]) -> dict[str, str | int | float]:
+    waited = [seconds for group in groups for seconds in group.waited]
+    worked = [seconds for group in groups for seconds in group.worked]
+    row: dict[str, str | int | float] = {
+        "category": name,
+        "jobs": sum(group.jobs for group in groups),
+        "completed": sum(group.jobs for group in groups if group.status == "completed"),
+        "failed": sum(group.jobs for group in groups if group.status == "failed"),
+        "pictures": sum(group.pictures for group in groups),
+    }
+    if waited:
+        row |= {"p50_s": percentile(waited, 50), "p95_s": percentile(waited, 95)}
+    if worked:
+        row |= {"p50_at_work_s": percentile(worked, 50), "p95_at_work_s": percentile(worked, 95)}
+    return row
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that so many percent of them do not exceed."""
+    ordered = sorted(values)
+    return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 2)
+
+
+def reasons(messages: Iterable[tuple[str, int]]) -> Counter[str]:
+    """Jobs by reason: which picture it was, ids and numbers do not make another reason."""
+    found = Counter[str]()
+    for message, jobs in messages:
+        for part in _PLACES.sub("", message).split("; "):
+            why = _NUMBER.sub("N", _ID.sub("ID", _WHERE.sub("", part))).strip()
+            if why:
+                found[why[: metadata.CELL]] += jobs
+    return found
+
+
+daily_summary_job = define_asset_job(
+    "daily_summary_job",
+    selection=AssetSelection.assets(DAILY_SUMMARY),
+    partitions_def=DAYS,
+    description="Sums up one day.",
+)
+daily_summary_schedule = build_schedule_from_partitioned_job(
+    daily_summary_job,
+    name="daily_summary",
+    hour_of_day=0,
+    minute_of_hour=30,
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Sums up the day before, half an hour after its end (UTC).",
+)
