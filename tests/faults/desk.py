@@ -234,7 +234,10 @@ class Desk:
             found = runs_of(self.site.instance, self.jobs)
             return not any(run.status in LIVE for runs in found.values() for run in runs)
 
-        await eventually(runs_over, "the end of every run", seconds=seconds)
+        try:
+            await eventually(runs_over, "the end of every run", seconds=seconds)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n" + "\n".join(map(self.describe, self.jobs))) from None
         await eventually(lambda: self.queue.depths()["processing"] == 0, "an empty processing list", seconds=seconds)
 
     def describe(self, job_id: UUID) -> str:

@@ -236,7 +236,7 @@ class Installation:
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """Every log file with its text."""
-        for path in sorted(self.home.rglob("*.log*")):
+        for path in sorted(path for path in self.home.rglob("*.log*") if path.is_file()):
             yield str(path.relative_to(self.home)), path.read_text(errors="replace")
 
     @property

@@ -32,7 +32,7 @@ import sqlalchemy.exc
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.sandbox.gemini_server import Behaviour, Rule
 from tests.faults.desk import ENDED, Desk
-from tests.faults.installation import Installation, installation
+from tests.faults.installation import Installation, WorkerHost, installation
 
 #: jobs that are open at any time
 OPEN_JOBS = 10
@@ -115,6 +115,9 @@ class Soak:
     async def _order(self, until: float) -> None:
         """Keep so many jobs open; cancel, terminate and push again now and then."""
         while time.monotonic() < until:
+            for host in self.site.hosts.values():
+                if not host.alive:  # as any init system would
+                    host.start()
             with suppress(*AWAY):
                 self._forget_ended()
                 while len(self._open) < OPEN_JOBS:
@@ -214,8 +217,13 @@ class Soak:
             with suppress(*AWAY):
                 await fault()
 
+    def _some_host(self) -> WorkerHost | None:
+        alive = [host for host in self.site.hosts.values() if host.alive]
+        return self.rng.choice(alive) if alive else None
+
     async def _kill_child(self) -> None:
-        host = self.rng.choice([host for host in self.site.hosts.values() if host.alive])
+        if (host := self._some_host()) is None:
+            return
         children = host.processes()[1:]
         if not children:
             return
@@ -229,13 +237,12 @@ class Soak:
         self._follow("process", held)
 
     async def _kill_host(self) -> None:
-        host = self.rng.choice([host for host in self.site.hosts.values() if host.alive])
+        if (host := self._some_host()) is None:
+            return
         held = self._held_by({process.pid for process in host.processes()})
         host.kill()
         self.totals.kills["hosts"] += 1
         self._follow("host", held)
-        await asyncio.sleep(self.rng.uniform(0, 3))
-        host.start()
 
     async def _kill_service(self, name: str) -> None:
         stack = self.site.backing if name in {"postgres", "redis"} else self.site.platform
@@ -275,7 +282,8 @@ class Soak:
         self.site.storage.fail(self.rng.choice((500, 503, 507)), times=self.rng.randint(1, 4))
 
     async def _freeze(self) -> None:
-        host = self.rng.choice([host for host in self.site.hosts.values() if host.alive])
+        if (host := self._some_host()) is None:
+            return
         self.totals.faults["frozen hosts"] += 1
 
         async def freeze() -> None:
