@@ -90,7 +90,7 @@ import os, signal, sys, time
 def say(what):
     with open({str(tmp_path / "order")!r}, "a") as file: file.write(f"{{sys.argv[1]}} {{what}}\\n")
 def end(*_):
-    time.sleep(0.2); say("ends"); sys.exit(0)
+    time.sleep(0.3 if sys.argv[1] == "top" else 0); say("ends"); sys.exit(0)
 signal.signal(signal.SIGTERM, end)
 say("starts"); time.sleep(0.2); print("ready", flush=True)
 while True: time.sleep(600)
@@ -124,7 +124,7 @@ def test_one_that_hangs_is_killed_with_its_children(supervise: _Set) -> None:
 
 
 def test_hurry_ends_the_wait_for_one_that_hangs(supervise: _Set) -> None:
-    supervisor = supervise(_service("stubborn", _STUBBORN, grace=600))
+    supervisor = supervise(_service("stubborn", _STUBBORN, grace=2 * HANG))
     supervisor.start()
     pid = supervisor.pids()["stubborn"]
     stopping = threading.Thread(target=supervisor.stop)
