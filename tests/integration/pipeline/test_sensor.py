@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 import redis
 from dagster import DagsterInstance, DagsterRun, RunRequest, SensorResult, SkipReason, build_sensor_context
+from sqlalchemy.exc import OperationalError
 
-from quel_dagster.adapters.database import store
 from quel_dagster.adapters.database.store import Database, NewJob
 from quel_dagster.adapters.queue import QUEUE, JobQueue
 from quel_dagster.definitions import defs
@@ -18,6 +19,7 @@ from quel_dagster.errors import QuelError, SettingsError
 from quel_dagster.pipeline import sensors
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
+from quel_dagster.studio.studio import Studio
 from tests.integration.conftest import PRICE
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -55,9 +57,9 @@ def jobs(worker: Mapping[str, str]) -> list[UUID]:
     return asyncio.run(insert())
 
 
-def tick(instance: DagsterInstance) -> SensorResult | SkipReason:
+def tick(instance: DagsterInstance, studio: StudioResource | None = None) -> SensorResult | SkipReason:
     """One evaluation of the sensor."""
-    resources = {"queue": QueueResource(), "studio": StudioResource()}
+    resources = {"queue": QueueResource(), "studio": studio or StudioResource()}
     with build_sensor_context(instance=instance, resources=resources) as context:
         answer = jobs_queue_sensor(context)
     assert isinstance(answer, SensorResult | SkipReason)
@@ -298,14 +300,20 @@ def test_a_missing_redis_is_one_readable_line(instance: DagsterInstance, monkeyp
         tick(instance)
 
 
-def test_entries_stay_when_the_database_is_away(
-    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "RETRY_SECONDS", 0.1)
-    monkeypatch.setenv("DATABASE_URL", "postgresql://u:geheim@127.0.0.1:1/d")
+class _WithoutDatabase(StudioResource):
+    """A studio whose database does not answer."""
+
+    def open_studio(self) -> Studio:
+        studio = super().open_studio()
+        nowhere = Database("postgresql://u:geheim@127.0.0.1:1/d", retry_seconds=0.1)
+        studio.parts = replace(studio.parts, database=nowhere)
+        return studio
+
+
+def test_entries_stay_when_the_database_is_away(instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]) -> None:
     queue.push(jobs[0])
-    with pytest.raises(Exception, match="connection") as caught:
-        tick(instance)
+    with pytest.raises(OperationalError) as caught:
+        tick(instance, _WithoutDatabase())
     assert "geheim" not in str(caught.value)
     assert queue.depths() == {"queue": 0, "processing": 1, "dead": 0}
 

@@ -439,7 +439,7 @@ async def test_a_gemini_that_is_away_fails_the_job_after_bounded_retries(
     assert row["job_status"] == "failed"
     assert "Cannot reach Gemini at http://127.0.0.1:1" in row["error_message"]
     assert "(tried 2 times)" in row["error_message"]
-    assert sum(line == "Calling Gemini API" for line in run.lines) <= 2 * (3 + 2), "gives up after three pictures"
+    assert 6 <= run.lines.count("Calling Gemini API") < 2 * 10, "gives up before every picture has had its tries"
     await studio.aclose()
 
 
