@@ -84,16 +84,16 @@ def why_database(error: DBAPIError) -> str:
     state = getattr(error.orig, "sqlstate", None)
     text = str(error.orig)
     match state:
-        case "28P01" | "28000":
-            return "user or password refused; check DATABASE_URL"
-        case "3D000":
-            return "there is no such database; check DATABASE_URL"
         case "3F000" | "42P01" | "42883":
             return "a table, schema or function is missing; `quel doctor` says which"
         case "42501":
             return "this user may not do that; `quel doctor` says what is not granted"
         case "53300":
             return "it has no connection left; close some, or raise max_connections"
+        case None if "authentication failed" in text or "no password supplied" in text:  # the driver drops the state
+            return "user or password refused; check DATABASE_URL"
+        case None if 'database "' in text and "does not exist" in text:
+            return "there is no such database; check DATABASE_URL"
         case None if "refused" in text:
             return "connection refused; check DATABASE_URL, and that the server runs"
         case None if "imeout" in text or "timed out" in text:

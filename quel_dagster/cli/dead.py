@@ -89,10 +89,7 @@ def show(
                 ("entry", printable(letter.value) if letter.value is not None else "not kept: it was too long"),
                 ("length", plural(letter.length, "byte")),
                 ("sha256", letter.sha256),
-                (
-                    "next",
-                    _why_not(letter, existing) or f"quel dead requeue {letter.name}, or quel show {letter.job_id}",
-                ),
+                ("next", _next(letter, existing)),
             )
         )
 
@@ -198,6 +195,13 @@ def _why_not(letter: DeadLetter, existing: set[UUID]) -> str | None:
     if letter.job_id not in existing:
         return f"job {letter.job_id} has no row in quel_production_jobs"
     return None
+
+
+def _next(letter: DeadLetter, existing: set[UUID]) -> str:
+    reason = _why_not(letter, existing)
+    if reason is not None:
+        return f"{reason}. To forget it: quel dead drop {letter.name}"
+    return f"quel show {letter.job_id}, then quel dead requeue {letter.name}"
 
 
 def _entry(letter: DeadLetter) -> str:

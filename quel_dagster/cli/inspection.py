@@ -12,7 +12,7 @@ from redis import RedisError
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import DeadLetter, QueuePlace, unreachable
 from quel_dagster.cli import connection
-from quel_dagster.cli.runs import JobRun, RunsFound, find_runs
+from quel_dagster.cli.runs import JobRun, find_runs
 from quel_dagster.errors import JobInputError, ReferenceUnavailableError, StorageKeyError
 from quel_dagster.jobs.model import Job, JobStatus, Plan, Slot, Value
 from quel_dagster.jobs.planning import plan_job
@@ -115,16 +115,14 @@ def inspect(settings: Settings, job_id: UUID) -> JobInspection:
         JobNotFoundError: no such row.
         QuelError: PostgreSQL does not answer.
     """
-    runs = find_runs(settings, [job_id])
-    redis, redis_unknown = _in_redis(settings, job_id)
-    return asyncio.run(_inspect(settings, job_id, runs, redis, redis_unknown))
+    return asyncio.run(_inspect(settings, job_id))
 
 
-async def _inspect(
-    settings: Settings, job_id: UUID, runs: RunsFound, redis: InRedis | None, redis_unknown: str | None
-) -> JobInspection:
+async def _inspect(settings: Settings, job_id: UUID) -> JobInspection:
     async with connection.database(settings) as database:
-        file = await database.job_file(job_id)
+        file = await database.job_file(job_id)  # first: whatever else is away, this has to be there
+        redis, redis_unknown = await asyncio.to_thread(_in_redis, settings, job_id)
+        runs = await asyncio.to_thread(find_runs, settings, [job_id])
         job = await database.find_job(job_id)
         pictures = await database.pictures(job_id)
         plan, plan_error = _planned(settings, job)

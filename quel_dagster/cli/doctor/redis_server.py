@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from quel_dagster.adapters.queue import DEAD, PROCESSING, QUEUE, unreachable
 from quel_dagster.cli.doctor.finding import Finding, Part
@@ -31,7 +33,12 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
         yield _part.failed("REDIS_URL is not set", "set it, or start `quel up`")
         return
     try:
-        client: Any = redis.Redis.from_url(url, socket_connect_timeout=TIMEOUT_SECONDS, socket_timeout=TIMEOUT_SECONDS)
+        client: Any = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
     except ValueError:
         yield _part.failed("REDIS_URL is not a Redis URL", "use redis://host:6379/0, or rediss://… for TLS")
         return
