@@ -1,0 +1,101 @@
+"""What a person is told to do about a job, in each of its states."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from quel_dagster.cli.advice import advice
+from quel_dagster.cli.inspection import InRedis, JobInspection, Letter, Missing, PayerNow
+from quel_dagster.cli.runs import JobRun
+from quel_dagster.jobs.model import JobStatus
+
+JOB_ID = UUID("6f9619ff-8b86-4d01-b42d-00cf4fc964ff")
+NOWHERE = InRedis(position=None, waiting=0, processing=False, misses=0, cancel_flag=False)
+MISSING = Missing(slot="u0000_p0001", unit="general")
+LEASE = {"run_id": "run-7", "worker": "host:1", "seconds_left": 6.0}
+
+
+def run(status: str = "QUEUED") -> JobRun:
+    return JobRun(run_id="run-9", status=status, live=True, created_at=datetime(2026, 11, 22, tzinfo=UTC))
+
+
+def job(status: JobStatus, **changes: Any) -> JobInspection:
+    values: dict[str, Any] = {
+        "job": {"job_id": str(JOB_ID)},
+        "production": {},
+        "status": status,
+        "plan": None,
+        "plan_error": None,
+        "unusable_references": {},
+        "pictures": (),
+        "missing": (MISSING,),
+        "credits": 0,
+        "price": 20,
+        "payer": PayerNow(kind="member", id=None, name="Mina", credit=1000),
+        "lease": None,
+        "cancel_kept_at": None,
+        "recovered_at": (),
+        "redis": NOWHERE,
+        "redis_unknown": None,
+        "runs": (),
+        "runs_unknown": None,
+    }
+    return JobInspection(**{**values, **changes})
+
+
+POOR = PayerNow(kind="organization", id=None, name="Atelier", credit=19)
+P, W, D, F, U = (
+    JobStatus.PENDING,
+    JobStatus.PROCESSING,
+    JobStatus.COMPLETED,
+    JobStatus.FAILED,
+    JobStatus.USER_CANCELLED,
+)
+
+
+@pytest.mark.parametrize(
+    ("inspected", "sentences"),
+    [
+        (job(D, missing=(), pictures=({}, {})), ["all its pictures are made"]),
+        (job(D, missing=(), pictures=({},)), ["its picture is made"]),
+        (job(D), [f"1 missing picture, and only those: quel retry {JOB_ID}"]),
+        (job(F, payer=POOR), ["organization Atelier has 19 credits, and what is missing costs 20", "quel retry"]),
+        (job(F, payer=None), ["Nobody can pay", "quel retry"]),
+        (job(F, unusable_references={7: "gone"}), ["(7): the user has to upload", "quel retry"]),
+        (job(F, plan_error="stages: junk"), ["(stages: junk), and no retry will change that"]),
+        (job(U), ["final"]),
+        (job(P, redis=NOWHERE.model_copy(update={"position": 3, "waiting": 9})), ["number 3 of 9 in jobs:queue"]),
+        (
+            job(P, redis=NOWHERE.model_copy(update={"position": 1, "waiting": 1})),
+            ["number 1 of 1 in jobs:queue, the n"],
+        ),
+        (job(P, redis=NOWHERE.model_copy(update={"processing": True})), ["the queue sensor has taken it"]),
+        (job(P, runs=(run(),)), ["its run is QUEUED"]),
+        (
+            job(P),
+            ["in no queue and has no run. The sweep pushes such jobs again after a minute or two; at once: quel"],
+        ),
+        (job(P, runs_unknown="Dagster is away"), ["not known while a part does not answer"]),
+        (job(P, redis=None), ["not known while a part does not answer"]),
+        (job(P, payer=POOR, runs=(run(),)), ["its run is QUEUED", "add credits first"]),
+        (job(P, cancel_kept_at="now"), ["It is being cancelled"]),
+        (job(W, redis=NOWHERE.model_copy(update={"cancel_flag": True}), lease=LEASE), ["It is being cancelled"]),
+        (job(W, lease=LEASE), ["run run-7 works on it on host:1"]),
+        (job(W, lease={**LEASE, "seconds_left": -12.4}), ["(host:1) is gone for 12 s"]),
+        (job(W, runs=(run("STARTED"),)), ["run run-9 is STARTED, and is about to claim it"]),
+        (job(W), ["retry --force"]),
+        (
+            job(F, redis=NOWHERE.model_copy(update={"letters": (Letter(name="abc", reason="given up"),)})),
+            ["quel retry", "(given up): quel dead show abc"],
+        ),
+    ],
+)
+def test_advice(inspected: JobInspection, sentences: list[str]) -> None:
+    given = advice(inspected)
+    assert len(given) == len(sentences), given
+    for sentence, part in zip(given, sentences, strict=True):
+        assert part in sentence
