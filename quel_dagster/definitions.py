@@ -14,7 +14,12 @@ from quel_dagster.pipeline.audit_checks import audit_checks, audit_job, audit_sc
 from quel_dagster.pipeline.checks import queue_now, recent_jobs
 from quel_dagster.pipeline.io_manager import JsonIOManager
 from quel_dagster.pipeline.observations import queue_observer
-from quel_dagster.pipeline.recovery import settle_cancelled_runs, settle_failed_runs, stranded_jobs_sensor
+from quel_dagster.pipeline.recovery import (
+    lost_starts_sensor,
+    settle_cancelled_runs,
+    settle_failed_runs,
+    stranded_jobs_sensor,
+)
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.retention import retention_job, retention_schedule
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
@@ -49,6 +54,7 @@ def build_defs(
             settle_failed_runs,
             settle_cancelled_runs,
             stranded_jobs_sensor,
+            lost_starts_sensor,
             queue_observer,
             failure_alerts(settings),
         ],

@@ -22,6 +22,9 @@ from quel_dagster.settings import Settings
 #: Seconds to wait for the answer of the worker that has a run.
 INSPECT_SECONDS = 1.0
 
+#: A message is in the broker's list or with a worker; for a moment it is on the way.
+LOST_MESSAGE_SECONDS = 8.0
+
 #: Our keys in a Redis that others use as well.
 KEY_PREFIX = "quel_dagster:"
 
@@ -88,6 +91,38 @@ class QuelRunLauncher(CeleryRunLauncher):
         if answer.get(host, {}).get(task_id):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, f"Celery worker {host} no longer has this run.")
+
+    def lost_start(self, run: DagsterRun, seconds: float) -> str | None:
+        """Why a run that was launched `seconds` ago will never start; None while it still may.
+
+        Run monitoring asks nobody about such a run and waits for its start timeout, while it holds a slot.
+        """
+        task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
+        if task_id is None:
+            return None  # the launcher is at it
+        state = self.celery.AsyncResult(task_id).state
+        if state == "STARTED":
+            health = self.check_run_worker_health(run)
+            return health.msg if health.status is WorkerStatus.FAILED else None
+        if state != "PENDING":
+            return f"The Celery task ended as {state} before the run began."
+        if seconds < LOST_MESSAGE_SECONDS or self._waits_for_a_worker(task_id):
+            return None
+        answers = self.celery.control.inspect(timeout=INSPECT_SECONDS).query_task(task_id) or {}
+        if any(tasks.get(task_id) for tasks in answers.values()):
+            return None
+        return "Its Celery task waits in no queue and no worker has it: a worker died with it."
+
+    def _waits_for_a_worker(self, task_id: str) -> bool:
+        """Is the task's message still in the broker's list?"""
+        wanted = task_id.encode()
+        with self.celery.connection_for_read() as connection:
+            channel = connection.default_channel
+            for priority in channel.priority_steps:
+                key = channel._q_for_pri(self.default_queue, priority)  # no public name for it
+                if any(wanted in message for message in channel.client.lrange(key, 0, -1)):
+                    return True
+        return False
 
     def _by_lease(self, run: DagsterRun, finding: str) -> CheckRunHealthResult:
         """Redis may have lost its memory, or the network a host: whoever renews the lease is alive all the same."""

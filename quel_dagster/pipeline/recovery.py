@@ -4,7 +4,9 @@ A run that dies is retried by Dagster, and its retry goes on where it stopped. T
 that is not retried, a run that was cancelled before it began, a job whose id is in no queue any more.
 """
 
+import time
 from collections.abc import Iterable
+from datetime import UTC
 from uuid import UUID
 
 from dagster import (
@@ -19,11 +21,13 @@ from dagster import (
     run_status_sensor,
     sensor,
 )
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from redis import RedisError
 
 from quel_dagster.adapters.queue import unreachable
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.assets import image_job
+from quel_dagster.pipeline.launcher import QuelRunLauncher
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs
 
@@ -35,6 +39,9 @@ RETRY_GRACE_SECONDS = 60.0
 RECOVERIES = 3
 SWEEP_SECONDS = 20
 SETTLE_SECONDS = 5
+LOST_START_SECONDS = 3
+#: How long Dagster may take to write on a failed run whether it is retried.
+DECISION_SECONDS = 10.0
 WILL_RETRY_TAG = "dagster/will_retry"
 
 
@@ -64,8 +71,37 @@ def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResourc
 
 
 def _will_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
-    current = instance.get_run_by_id(run.run_id) or run
-    return current.tags.get(WILL_RETRY_TAG) == "true"
+    """Dagster writes its decision on the run a moment after the event that woke this sensor."""
+    until = time.monotonic() + DECISION_SECONDS
+    while True:
+        current = instance.get_run_by_id(run.run_id) or run
+        decision = current.tags.get(WILL_RETRY_TAG)
+        if decision is not None:
+            return decision == "true"
+        if time.monotonic() > until:
+            return bool(auto_reexecution_should_retry_run(instance, current, None))
+        time.sleep(0.1)
+
+
+@sensor(
+    minimum_interval_seconds=LOST_START_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Fails runs whose worker died before they began, so that they are retried and their slot is free.",
+)
+def lost_starts_sensor(context: SensorEvaluationContext) -> SkipReason:
+    launcher = context.instance.run_launcher
+    if not isinstance(launcher, QuelRunLauncher):
+        return SkipReason("Runs are not launched through Celery here.")
+    said = []
+    for record in context.instance.get_run_records(RunsFilter(statuses=[DagsterRunStatus.STARTING])):
+        run = record.dagster_run
+        seconds = time.time() - record.update_timestamp.replace(tzinfo=UTC).timestamp()
+        reason = launcher.lost_start(run, seconds)
+        current = context.instance.get_run_by_id(run.run_id)
+        if reason is not None and current is not None and current.status is DagsterRunStatus.STARTING:
+            context.instance.report_run_failed(run, reason)
+            said.append(f"Run {run.run_id} never began: {reason}")
+    return SkipReason("; ".join(said) or "No start is lost.")
 
 
 def _settle(context: RunStatusSensorContext, studio: StudioResource, status: JobStatus, reason: str) -> SkipReason:
