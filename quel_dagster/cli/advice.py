@@ -43,7 +43,7 @@ def _about_an_ended_job(job: JobInspection) -> Iterator[str]:
         if job.unusable_references:
             ids = ", ".join(map(str, job.unusable_references))
             yield f"References that cannot be had ({ids}): the user has to upload them again."
-        yield f"To make the {plural(len(job.missing), 'missing picture')}, and only those: quel retry {job.job_id}"
+        yield f"To make only the {plural(len(job.missing), 'missing picture')}: quel retry {job.job_id}"
 
 
 def _about_credits(job: JobInspection) -> Iterator[str]:

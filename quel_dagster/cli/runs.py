@@ -13,8 +13,6 @@ from quel_dagster.errors import QuelError
 from quel_dagster.jobs.model import Value
 from quel_dagster.settings import Settings
 
-_OUTCOME_TAG = "quel/outcome"
-
 
 class JobRun(Value):
     """A run in Dagster."""
@@ -60,6 +58,7 @@ def _found(settings: Settings, job_ids: Sequence[UUID]) -> dict[UUID, tuple[JobR
     with connection.dagster() as instance:
         from dagster import RunsFilter  # noqa: PLC0415  takes a second to import
 
+        from quel_dagster.pipeline.metadata import OUTCOME_TAG  # noqa: PLC0415
         from quel_dagster.pipeline.runs import JOB_ID_TAG  # noqa: PLC0415
 
         records = instance.get_run_records(RunsFilter(tags={JOB_ID_TAG: [str(job_id) for job_id in job_ids]}))
@@ -70,7 +69,7 @@ def _found(settings: Settings, job_ids: Sequence[UUID]) -> dict[UUID, tuple[JobR
                 JobRun(
                     run_id=run.run_id,
                     status=run.status.value,
-                    outcome=run.tags.get(_OUTCOME_TAG),
+                    outcome=run.tags.get(OUTCOME_TAG),
                     live=not run.is_finished,
                     created_at=record.create_timestamp.astimezone(UTC),
                     started_at=_moment(record.start_time),

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from quel_dagster.cli.output import AsJson, console, print_json, say
+from quel_dagster.cli.output import PIPED_WIDTH, AsJson, console, print_json, say
 from quel_dagster.settings import Settings
 
 
@@ -31,7 +32,9 @@ def demo(
 
     settings = Settings.read()
     forget_demo(settings)
-    raise typer.Exit(run_demo(settings, output=output, console=console))
+    # in a file or a pipe, a table is as wide as its links
+    shown = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    raise typer.Exit(run_demo(settings, output=output, console=shown))
 
 
 def env(as_json: AsJson = False) -> None:

@@ -181,8 +181,7 @@ class _Demo:
                 "" if (seconds := _seconds(report)) is None else f"{seconds:.1f}",
                 self._link(run_id) if run_id else "[red]no run[/red]",
             )
-        # Piped into a file, a table may be as wide as its links.
-        self._console.print(table, width=None if self._console.is_terminal else 160)
+        self._console.print(table)
 
     def _link(self, run_id: str) -> str:
         """The run page, in full where there is room; else what a terminal lets people click."""

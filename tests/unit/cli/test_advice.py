@@ -62,7 +62,7 @@ P, W, D, F, U = (
     [
         (job(D, missing=(), pictures=({}, {})), ["all its pictures are made"]),
         (job(D, missing=(), pictures=({},)), ["its picture is made"]),
-        (job(D), [f"1 missing picture, and only those: quel retry {JOB_ID}"]),
+        (job(D), [f"only the 1 missing picture: quel retry {JOB_ID}"]),
         (job(F, payer=POOR), ["organization Atelier has 19 credits, and what is missing costs 20", "quel retry"]),
         (job(F, payer=None), ["Nobody can pay", "quel retry"]),
         (job(F, unusable_references={7: "gone"}), ["(7): the user has to upload", "quel retry"]),
