@@ -21,11 +21,14 @@ PRIVATE = re.compile(r"^(dagster(_celery|_postgres|_shared|_async_executor)?(\.|
 #: What our modules import from where, beyond `from dagster import …`.
 IMPORTS = {
     "dagster._core.errors": {"DagsterError", "DagsterHomeNotSetError"},
+    "dagster._core.execution.retries": {"auto_reexecution_should_retry_run"},
     "dagster._core.launcher": {"CheckRunHealthResult", "WorkerStatus"},
     "dagster._core.run_coordinator": {"QueuedRunCoordinator", "SubmitRunContext"},
     "dagster._core.scheduler.instigation": {"InstigatorStatus"},
     "dagster._core.storage.base_storage": {"DagsterStorage"},
     "dagster._core.storage.dagster_run": {"ACTIVE_RUN_STATUSES", "DagsterRun", "NOT_FINISHED_STATUSES"},
+    "dagster._core.storage.event_log.schema": {"AssetCheckExecutionsTable", "SqlEventLogStorageTable"},
+    "dagster._core.storage.event_log.sql_event_log": {"SqlEventLogStorage"},
     "dagster._core.storage.sqlite_storage": {"DagsterSqliteStorage"},
     "dagster._core.workspace.context": {"IWorkspaceProcessContext"},
     "dagster._daemon": {"controller", "sensor"},

@@ -49,13 +49,14 @@ def test_the_lineage() -> None:
     assert not any(graph.get(key).is_executable for key in sources)
 
 
-def test_the_configuration_of_a_launch_is_one_described_field() -> None:
+def test_the_configuration_of_a_launch_is_typed_and_described() -> None:
     job = defs.resolve_job_def("image_job")
-    assert run_config("abc") == {"ops": {"make_images": {"config": {"job_id": "abc"}}}}
+    assert run_config("abc")["ops"]["make_images"]["config"]["job_id"] == "abc"
     ops = job.run_config_schema.config_type.fields["ops"].config_type.fields
-    config = ops["make_images"].config_type.fields["config"]
-    assert set(config.config_type.fields) == {"job_id"}
-    assert "UUID" in (config.config_type.fields["job_id"].description or "")
+    fields = ops["make_images"].config_type.fields["config"].config_type.fields
+    assert [name for name, field in fields.items() if field.is_required] == ["job_id"]
+    assert all(field.description for field in fields.values())
+    assert "UUID" in (fields["job_id"].description or "")
 
 
 def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

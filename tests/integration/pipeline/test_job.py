@@ -242,6 +242,32 @@ def test_a_job_that_is_worked_on_elsewhere_is_a_success_that_says_so(
     assert gemini.state.report()["total"] == 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"input_data": [1]}, "job_input_data: "),
+        ({"credit": 3}, "has 3 credits, a picture costs 20"),
+    ],
+    ids=["input", "credits"],
+)
+def test_a_job_that_cannot_be_made_fails_its_run_in_words(
+    instance: DagsterInstance, desk: Desk, gemini: GeminiStandIn, changes: dict[str, Any], reason: str
+) -> None:
+    job = desk.job(1, job_type="single_batch", **changes)
+
+    result = execute(instance, job, raise_on_error=False)
+
+    assert not result.success
+    assert stored_run(instance, result).status is DagsterRunStatus.FAILURE
+    assert reason in failure_of(result)
+    row = desk.row(job)
+    assert row["job_status"] == "failed"
+    assert reason in row["error_message"]
+    assert desk.production(job)["production_status"] == "failed"
+    assert gemini.state.report()["total"] == 0
+    assert desk.all("select 1 from quel_dagster.job_lease where job_id = %s", job.job_id) == []
+
+
 def test_a_job_without_a_picture_fails_its_run_and_shows_its_production(
     instance: DagsterInstance, desk: Desk, gemini: GeminiStandIn
 ) -> None:

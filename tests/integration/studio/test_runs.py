@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,7 @@ async def test_every_job_type_to_the_end(
     assert run.ended.status is JobStatus.COMPLETED
     assert (run.ended.completed, run.ended.failed, run.ended.error) == (total, 0, None)
     assert (run.ended.made_now, run.ended.charged_now) == (total, total * PRICE)
+    assert run.ended.balance == 1000 - total * PRICE
     assert run.planned is not None
     assert [unit.key for unit in run.planned.units] == units
     assert (run.planned.total, run.planned.made_before, run.planned.balance) == (total, 0, 1000)
@@ -506,3 +508,59 @@ def lose_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         return await commit(self, *args, **kwargs)
 
     monkeypatch.setattr(Database, "commit_picture", twice)
+
+
+async def test_a_lost_answer_in_a_rerun_of_a_partial_job_ends_it_completed(
+    office: Office, sql: Look, studio: Studio, gemini: GeminiStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await office.job(2)
+    gemini.state.add_rules(Rule(behaviour=Behaviour.IMAGE_SAFETY, times=1))
+    await run_job(studio, job)
+    lose_every_answer(monkeypatch)
+
+    run = await run_job(studio, job)
+
+    row = await sql.job(job.job_id)
+    assert (row["job_status"], row["completed_images"], row["failed_images"]) == ("completed", 2, 0)
+    assert run.ended.completed == 2
+    await office.check_books(job)
+
+
+async def test_a_failed_job_that_has_all_its_pictures_is_completed_by_a_rerun(
+    office: Office, sql: Look, studio: Studio, gemini: GeminiStandIn
+) -> None:
+    """Its run ended between the last commit and the settle: nothing is missing, so it has not failed."""
+    job = await office.job(1)
+    session = await studio.session(job.job_id, run_id="run-1")
+    planned = await session.plan(lambda _line: None)
+    await session.make(planned.units[0], lambda _line: None)
+    await studio.close_session("run-1")
+    assert (await sql.job(job.job_id))["job_status"] == "failed"
+
+    run = await run_job(studio, job)
+
+    assert run.ended.status is JobStatus.COMPLETED
+    row = await sql.job(job.job_id)
+    assert (row["job_status"], row["error_message"]) == ("completed", None)
+    await office.check_books(job)
+
+
+async def test_the_balance_that_a_run_reports_is_the_last_one(
+    office: Office, studio: Studio, gemini: GeminiStandIn
+) -> None:
+    for _ in range(4):
+        job = await office.job(6, job_type="single_batch", input_data=combinations(1, 1, 1, 1, 1, 1))
+        run = await run_job(studio, job)
+        assert run.ended.balance == 1000 - 6 * PRICE
+
+
+async def test_a_session_that_is_closed_while_it_looks_at_the_flag_ends(office: Office, studio: Studio) -> None:
+    """redis-py may swallow a cancel (asyncio.wait_for before Python 3.12): close must not wait for ever."""
+    for turns in range(40):
+        job = await office.job(1)
+        await studio.session(job.job_id, run_id=job.job_id.hex)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(studio.close_session(job.job_id.hex))
+        done, _ = await asyncio.wait({closing}, timeout=10)
+        assert done, f"close hangs when called {turns} turns of the loop after the session was opened"

@@ -13,11 +13,11 @@ import redis
 from quel_dagster.adapters.database import lease
 from quel_dagster.errors import LeaseHeldError, LeaseLostError
 from quel_dagster.jobs.model import JobStatus
-from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule, StandInState
+from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
 from quel_dagster.settings import Settings
 from quel_dagster.studio import session as session_module
 from quel_dagster.studio.studio import Studio
-from tests.integration.conftest import Look, NewlyMade, Office
+from tests.integration.conftest import Look, NewlyMade, Office, eventually
 from tests.integration.studio.conftest import Run, combinations, run_job, stages
 
 
@@ -39,10 +39,10 @@ async def test_a_cancel_in_the_middle_of_a_call_ends_the_call_and_everything_els
     gemini.state.add_rules(Rule(behaviour=Behaviour.HANG, match="scene-1"))
     running = asyncio.create_task(run_job(studio, job))
 
-    def made_and_hanging(state: StandInState) -> bool:
-        return any(each.outcome == "ok" for each in state.requests) and state.in_flight == 2
-
-    await seen(gemini, made_and_hanging)
+    await seen(gemini, lambda state: state.in_flight == 2)
+    await eventually(
+        lambda: sql.all("select 1 from quel_production_jobs where job_id = %s and completed_images = 1", job.job_id)
+    )
 
     ask_to_cancel(environment, job)
     asked_at = time.monotonic()

@@ -8,11 +8,22 @@ import pytest
 from dagster import MetadataValue
 
 from quel_dagster.adapters.database.store import JobDescription
-from quel_dagster.jobs.model import JobStatus, Slot, Unit
+from quel_dagster.jobs.model import Job, JobStatus, Slot, Unit
 from quel_dagster.pipeline import metadata
 from quel_dagster.studio.outcomes import JobOutcome, PictureFailed, PictureMade, UnitOutcome
 
 ID = UUID("11111111-1111-4111-8111-111111111111")
+JOB = Job(
+    job_id=ID,
+    production_id=ID,
+    job_type="single_batch",
+    job_status=JobStatus.PROCESSING,
+    total_images=30,
+    input_data={},
+    member_id=ID,
+    org_id=None,
+    production_path="fashion",
+)
 UNIT = Unit(index=0, key="stage0", quantity=30, prompt="x", aspect_ratio="1:1")
 
 
@@ -68,7 +79,7 @@ def test_how_a_run_ended(status: JobStatus, failed: int, tag: str) -> None:
 
 def test_thumbnails_are_shown_up_to_a_limit_and_the_rest_counted() -> None:
     unit = UnitOutcome(unit=UNIT, run_id="r", made=tuple(made(number) for number in range(30)))
-    shown = metadata.of_images(outcome(), [unit])["pictures"]
+    shown = metadata.of_images(outcome(), [unit], JOB)["pictures"]
     assert isinstance(shown, MetadataValue)
     text = str(shown.value)
     assert text.count("![") == metadata.THUMBNAILS
