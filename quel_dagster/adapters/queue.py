@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import redis
@@ -132,7 +133,7 @@ class JobQueue:
 
     def __init__(self, url: str) -> None:
         """Raises SettingsError when `url` is no Redis URL. `rediss://` verifies the server's certificate."""
-        self._redis = _client(redis.Redis, url)
+        self._redis = open_redis(redis.Redis, url)
 
     def close(self) -> None:
         self._redis.close()
@@ -304,7 +305,7 @@ class CancelFlags:
 
     def __init__(self, url: str) -> None:
         """Raises SettingsError when `url` is no Redis URL."""
-        self._redis = _client(redis.asyncio.Redis, url)
+        self._redis = open_redis(redis.asyncio.Redis, url)
 
     async def aclose(self) -> None:
         await self._redis.aclose()
@@ -314,7 +315,8 @@ class CancelFlags:
         return bool(await self._redis.get(cancel_key(job_id)) == b"true")
 
 
-def _client(kind: Any, url: str) -> Any:
+def open_redis(kind: Any, url: str) -> Any:
+    """A client of this kind, `redis.Redis` or `redis.asyncio.Redis`. Raises SettingsError when the URL is none."""
     try:
         return kind.from_url(
             url,
@@ -325,6 +327,15 @@ def _client(kind: Any, url: str) -> Any:
         )
     except ValueError:
         raise SettingsError("REDIS_URL is not a Redis URL; use redis://host:6379/0 or rediss://… for TLS.") from None
+
+
+def celery_url(redis_url: str) -> str:
+    """The same Redis as Celery wants its URL: `rediss://` has to say that certificates are verified."""
+    parts = urlsplit(redis_url)
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        query = f"{parts.query}&" if parts.query else ""
+        return parts._replace(query=f"{query}ssl_cert_reqs=required").geturl()
+    return redis_url
 
 
 def unreachable(error: redis.RedisError) -> QuelError:

@@ -13,9 +13,10 @@ from dagster import DagsterInstance
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 
+from quel_dagster.adapters.queue import celery_url
 from quel_dagster.errors import SettingsError
 from quel_dagster.pipeline import draining
-from quel_dagster.pipeline.launcher import CELERY_SETTINGS, celery_url
+from quel_dagster.pipeline.launcher import CELERY_SETTINGS
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
 

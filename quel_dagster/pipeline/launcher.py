@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
 
 from dagster import DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
@@ -17,6 +16,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
 
 from quel_dagster.adapters.database.lease import LeaseBoard
+from quel_dagster.adapters.queue import celery_url
 from quel_dagster.settings import Settings
 
 #: Seconds to wait for the answer of the worker that has a run.
@@ -44,15 +44,6 @@ CELERY_SETTINGS: Mapping[str, Any] = {
     "worker_hijack_root_logger": False,
     "task_default_queue": "dagster",
 }
-
-
-def celery_url(redis_url: str) -> str:
-    """The Redis URL as Celery wants it: `rediss://` has to say that certificates are verified."""
-    parts = urlsplit(redis_url)
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
-        query = f"{parts.query}&" if parts.query else ""
-        return parts._replace(query=f"{query}ssl_cert_reqs=required").geturl()
-    return redis_url
 
 
 class QuelRunLauncher(CeleryRunLauncher):

@@ -206,13 +206,6 @@ def in_own_schema(url: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}options=-csearch_path={OWN_SCHEMA}"
 
 
-def for_celery(url: str) -> str:
-    """A Redis URL as Celery wants it: with TLS it refuses one that does not say how certificates are checked."""
-    if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
-        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
-    return url
-
-
 def settings_environment(settings: Settings) -> Mapping[str, str]:
     """The settings as environment variables, so that child processes have exactly those of the supervisor."""
     values: dict[str, str] = {}

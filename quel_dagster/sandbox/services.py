@@ -24,12 +24,12 @@ from typing import Any, Self
 
 import psycopg
 
+from quel_dagster.adapters.queue import celery_url
 from quel_dagster.errors import QuelError, ServiceError, SettingsError
 from quel_dagster.sandbox import embedded
 from quel_dagster.sandbox.endpoints import (
     OWN_SCHEMA,
     Endpoints,
-    for_celery,
     home_of,
     in_own_schema,
     last_endpoints,
@@ -202,7 +202,7 @@ class Stack:
             database_url=database_url,
             dagster_postgres_url=dagster_url,
             redis_url=redis_url,
-            celery_broker_url=for_celery(redis_url),
+            celery_broker_url=celery_url(redis_url),
             storage_url=settings.storage_url.get_secret_value()
             if settings.storage_url is not None
             else (home / "objects").as_uri(),

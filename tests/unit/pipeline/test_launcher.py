@@ -10,7 +10,8 @@ from dagster import DagsterInstance, DagsterRunStatus, job, op
 from dagster._core.launcher import WorkerStatus
 from dagster._serdes import ConfigurableClassData
 
-from quel_dagster.pipeline.launcher import CELERY_SETTINGS, KEY_PREFIX, QuelRunLauncher, celery_url
+from quel_dagster.adapters.queue import celery_url
+from quel_dagster.pipeline.launcher import CELERY_SETTINGS, KEY_PREFIX, QuelRunLauncher
 
 TASK_TAG = "dagster-celery/task_id"
 

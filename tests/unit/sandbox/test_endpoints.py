@@ -17,7 +17,6 @@ from quel_dagster.errors import HomeBusyError, NotRunningError, SettingsError
 from quel_dagster.sandbox.embedded import passwords
 from quel_dagster.sandbox.endpoints import (
     Endpoints,
-    for_celery,
     home_of,
     in_own_schema,
     locked,
@@ -155,12 +154,6 @@ def test_our_schema_is_added_to_a_database_that_is_not_ours() -> None:
     )
     with pytest.raises(SettingsError, match="set DAGSTER_DATABASE_URL"):
         in_own_schema("postgresql://h/d?options=-cx=y")
-
-
-def test_celery_is_told_to_verify_certificates() -> None:
-    assert for_celery("redis://h:1/0") == "redis://h:1/0"
-    assert for_celery("rediss://h:1/0") == "rediss://h:1/0?ssl_cert_reqs=required"
-    assert for_celery("rediss://h:1/0?ssl_cert_reqs=none") == "rediss://h:1/0?ssl_cert_reqs=none"
 
 
 def test_children_read_the_settings_of_the_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,66 @@
+"""Killed after the Celery task was taken, before Dagster's RUN_START: the run is STARTING."""
+
+from __future__ import annotations
+
+import time
+
+from dagster import DagsterRunStatus
+
+from tests.faults.desk import Desk, eventually, say
+from tests.faults.installation import PRICE
+
+
+async def _starting(desk: Desk, job_id):
+    run = await eventually(
+        lambda: next((r for r in desk.runs(job_id) if r.status is DagsterRunStatus.STARTING), None), "a starting run"
+    )
+    await desk.child_of(job_id)
+    return run
+
+
+async def _warm(desk: Desk) -> None:
+    """Every child has finished its start: two jobs side by side."""
+    desk.site.gemini.state.latency = 2.0
+    for job_id in [await desk.job(1) for _ in range(2)]:
+        await desk.until_ended(job_id)
+    desk.site.gemini.state.latency = 0.0
+    await desk.until_at_rest()
+
+
+async def test_the_process(desk: Desk) -> None:
+    await _warm(desk)
+    desk.site.proxies.dagster.hold()  # workers do not reach Dagster's storage
+    job_id = await desk.job(1)
+    await _starting(desk, job_id)
+    killed = await desk.kill_child_of(job_id)
+    desk.site.proxies.dagster.cut()
+    desk.site.proxies.dagster.heal()
+    try:
+        row = await desk.until_ended(job_id, seconds=45)
+    except TimeoutError as error:
+        desk.jobs.clear()
+        raise AssertionError(f"not back at work {time.monotonic() - killed:.0f} s after the kill: {error}") from None
+    say(f"done after {time.monotonic() - killed:.1f} s")
+    assert row["completed_images"] == 1
+    assert desk.charged(job_id) == PRICE
+
+
+async def test_the_host(desk: Desk) -> None:
+    await _warm(desk)
+    desk.site.add_host("b", children=1)
+    desk.site.proxies.dagster.hold()
+    job_id = await desk.job(1)
+    await _starting(desk, job_id)
+    pid = await desk.child_of(job_id)
+    host = next(h for h in desk.site.hosts.values() if pid in {p.pid for p in h.processes()})
+    host.kill()
+    killed = time.monotonic()
+    desk.site.proxies.dagster.cut()
+    desk.site.proxies.dagster.heal()
+    try:
+        row = await desk.until_ended(job_id, seconds=60)
+    except TimeoutError as error:
+        desk.jobs.clear()
+        raise AssertionError(f"not back at work {time.monotonic() - killed:.0f} s after the kill: {error}") from None
+    say(f"done after {time.monotonic() - killed:.1f} s")
+    assert row["completed_images"] == 1
