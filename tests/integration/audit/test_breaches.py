@@ -49,7 +49,7 @@ async def link_broken(house: House, job: Made) -> dict[str, Any]:
 
 async def charge_lost(house: House, job: Made) -> dict[str, Any]:
     await house.sql.all("delete from quel_credits where attach_idx = %s", job.attach_ids[1])
-    await _give(house, job, PRICE)
+    await give(house, job, PRICE)
     return {"job": job.job_id, "attach": job.attach_ids[1]}
 
 
@@ -63,7 +63,7 @@ async def charged_too_little(house: House, job: Made) -> dict[str, Any]:
         "update quel_credits set amount = -5, balance_after = balance_after + 15 where attach_idx = %s",
         job.attach_ids[1],
     )
-    await _give(house, job, 15)
+    await give(house, job, 15)
     return {"job": job.job_id, "attach": job.attach_ids[1]}
 
 
@@ -303,7 +303,7 @@ async def test_a_charge_that_pays_out_is_wrong_at_any_price(house: House) -> Non
         "update quel_credits set amount = 20, balance_after = balance_after + 40 where attach_idx = %s",
         job.attach_ids[1],
     )
-    await _give(house, job, 40)
+    await give(house, job, 40)
 
     assert told(await only_breach(house, price=None))[:2] == ("I3", "amount")
 
@@ -345,7 +345,7 @@ async def test_what_is_not_an_id_stays_out_of_the_words(house: House) -> None:
 # --- by hand -------------------------------------------------------------------------------------------
 
 
-async def _give(house: House, job: Made, amount: int) -> None:
+async def give(house: House, job: Made, amount: int) -> None:
     await house.sql.all(
         "update quel_member set quel_member_credit = quel_member_credit + %s where quel_member_id = %s",
         amount,

@@ -14,7 +14,7 @@ from quel_dagster.adapters.queue import DELIVERIES, PROCESSING
 from quel_dagster.adapters.storage.store import ObjectStore
 from quel_dagster.jobs.model import JobStatus
 from tests.integration.audit.conftest import PICTURE, House, live_run, run
-from tests.integration.audit.test_breaches import charge, end_run
+from tests.integration.audit.test_breaches import charge, end_run, give
 from tests.integration.conftest import PRICE
 
 LONG = 600.0
@@ -63,11 +63,15 @@ async def test_a_lease_without_a_tagged_run_counts_by_the_run_that_holds_it(hous
 
 async def test_a_job_of_the_older_worker_has_no_lease_and_more_time(house: House) -> None:
     job = await house.office.job()
-    await house.sql.all("update quel_production_jobs set job_status = 'processing' where job_id = %s", job.job_id)
-    await asyncio.sleep(0.3)
+    await house.sql.all("set session_replication_role = replica")  # no trigger sets updated_at
+    await house.sql.all(
+        "update quel_production_jobs set job_status = 'processing', created_at = now() - interval '5 minutes',"
+        " updated_at = now() - interval '5 minutes' where job_id = %s",
+        job.job_id,
+    )
 
-    assert await lines(house, grace_seconds=0.2) == []
-    assert len(await lines(house, grace_seconds=0)) == 1
+    assert await lines(house, grace_seconds=60) == []
+    assert len(await lines(house, grace_seconds=10)) == 1
 
 
 async def test_an_id_between_the_queue_and_its_run_is_not_stuck(house: House) -> None:
@@ -91,6 +95,19 @@ async def test_an_entry_that_leaves_in_time_is_not_stuck(house: House) -> None:
     assert (await audit).clean
 
 
+async def test_an_entry_that_leaves_and_comes_back_is_not_stuck(house: House) -> None:
+    job = await house.office.job()
+    audit = asyncio.create_task(house.audit(entry_seconds=2.0))
+    while not audit.done():
+        house.queue._redis.lpush(PROCESSING, str(job.job_id))
+        deliveries = house.queue.deliveries()
+        await asyncio.sleep(0.2)
+        house.queue.push(job.job_id)
+        house.queue.finish(deliveries)
+
+    assert [breach.line for breach in audit.result().breaches] == []
+
+
 async def test_a_dead_letter_accounts_for_its_job(house: House) -> None:
     job = await house.office.job()
     house.queue.push(job.job_id)
@@ -108,26 +125,27 @@ async def test_looking_leaves_the_queue_as_it_was(house: House) -> None:
     assert not house.queue._redis.exists(DELIVERIES)
 
 
-async def test_what_heals_before_the_second_look_was_in_motion(house: House) -> None:
-    """The last invariants of the first look put right what the first ones saw."""
-    job = await house.finished()
-    credit = "update quel_member set quel_member_credit = quel_member_credit + %s where quel_member_id = %s"
-    await house.sql.all(credit, 5, job.member_id)
+async def test_only_what_both_looks_saw_is_a_breach(house: House) -> None:
+    """The last invariants of the first look put right what the first ones saw, and break something else."""
+    job, other = await house.finished(), await house.finished()
+    await give(house, job, 5)
 
     @dataclass
-    class Healing:
+    class Changing:
         store: ObjectStore
-        healed: bool = False
+        changed: bool = False
 
         async def get(self, key: str, *, max_bytes: int) -> bytes:
-            if not self.healed:
-                self.healed = True
-                await house.sql.all(credit, -5, job.member_id)
+            if not self.changed:
+                self.changed = True
+                await give(house, job, -5)
+                await give(house, other, 5)
             return await self.store.get(key, max_bytes=max_bytes)
 
-    assert [breach.code for breach in (await house.audit()).breaches] == ["I1"]
-    house.sources = replace(house.sources, store=Healing(house.store))  # type: ignore[arg-type]
+    assert [breach.ids["member"] for breach in (await house.audit()).breaches] == [str(job.member_id)]
+    house.sources = replace(house.sources, store=Changing(house.store))  # type: ignore[arg-type]
     assert await lines(house) == []
+    assert [breach.ids["member"] for breach in (await house.audit()).breaches] == [str(other.member_id)]
 
 
 # --- ends of runs --------------------------------------------------------------------------------------
