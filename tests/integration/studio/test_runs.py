@@ -557,6 +557,7 @@ async def test_the_balance_that_a_run_reports_is_the_last_one(
 async def test_a_session_that_is_closed_while_it_looks_at_the_flag_ends(office: Office, studio: Studio) -> None:
     """redis-py may swallow a cancel (asyncio.wait_for before Python 3.12): close must not wait for ever."""
     for turns in range(40):
+        await studio.parts.cancel_flags._redis.connection_pool.disconnect()  # connecting is where it happens
         job = await office.job(1)
         await studio.session(job.job_id, run_id=job.job_id.hex)
         for _ in range(turns):
