@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from quel_dagster.adapters.database.store import Database
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 #: A person waits: a database that is away is tried again this long only.
 RETRY_SECONDS = 2.0
+_STORAGE_AWAY = "Dagster's storage does not answer; check DAGSTER_POSTGRES_URL."
 #: What Dagster itself reads from the environment.
 _DAGSTERS = ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "QUEL_WEBSERVER_URL")
 
@@ -128,6 +130,7 @@ def dagster() -> Iterator[DagsterInstance]:
     from dagster_postgres.utils import DagsterPostgresException  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
+    _knock_at_dagsters_storage()
     try:
         with DagsterInstance.get() as instance:
             yield instance
@@ -136,9 +139,21 @@ def dagster() -> Iterator[DagsterInstance]:
             'DAGSTER_HOME is not set, so runs are not known. Set it, or: eval "$(quel env)" beside a `quel up`.'
         ) from None
     except (DagsterPostgresException, SQLAlchemyError):
-        raise QuelError("Dagster's storage does not answer; check DAGSTER_POSTGRES_URL.") from None
+        raise QuelError(_STORAGE_AWAY) from None
     except DagsterError as error:
         raise QuelError(f"Dagster cannot be used ({type(error).__name__}); check DAGSTER_HOME.") from None
+
+
+def _knock_at_dagsters_storage() -> None:
+    """Dagster itself would ask a database that is away again and again, for twelve seconds."""
+    url = os.environ.get("DAGSTER_POSTGRES_URL")
+    if url is None:
+        return
+    scheme, _, rest = url.partition("://")
+    try:
+        psycopg.connect(f"{scheme.partition('+')[0]}://{rest}", connect_timeout=5).close()
+    except psycopg.Error:
+        raise QuelError(_STORAGE_AWAY) from None
 
 
 def limits(settings: Settings) -> Limits:

@@ -141,9 +141,10 @@ async def test_retry_refuses_what_cannot_be(quel: Quel, office: Office, database
     await quel("cancel", cancelled.job_id)
     impossible = await office.job(100_000)
     await database.end_abandoned(impossible.job_id, status=JobStatus.FAILED, error="too many")
-    stranger = uuid4()
-    answer = (await quel("retry", "--force", cancelled.job_id, stranger)).wrong()
-    assert "its user cancelled it" in answer.out
+    asked, stranger = await office.job(2), uuid4()
+    queue.cancel(asked.job_id)
+    answer = (await quel("retry", "--force", cancelled.job_id, asked.job_id, stranger)).wrong()
+    assert answer.out.count("its user cancelled it") == 2
     assert f"{stranger} is not in quel_production_jobs" in answer.out
     assert "total_images" in (await quel("retry", impossible.job_id)).wrong().out
     assert waiting(queue) == []
