@@ -85,11 +85,11 @@ def _result(verdict: Verdict) -> AssetCheckResult:
 
 def of_job(outcome: JobOutcome, job: Job, left_out: Sequence[str] = ()) -> Iterator[AssetCheckEvaluation]:
     """What a run can say of its own job, from what it knows."""
-    yield _evaluation(_every_picture(outcome, job, left_out))
     if outcome.balance is not None:
         least = Settings.read().warn_balance
-        facts = {"job_id": str(outcome.job_id), "payer": outcome.payer, "balance": outcome.balance}
+        facts = {"job_id": str(outcome.job_id), "payer": outcome.payer, "balance": outcome.balance, "warn_below": least}
         yield _evaluation(_balance(outcome.payer, outcome.balance, price=outcome.price, least=least, facts=facts))
+    yield _evaluation(_every_picture(outcome, job, left_out))
 
 
 def _every_picture(outcome: JobOutcome, job: Job, left_out: Sequence[str]) -> Verdict:
@@ -103,6 +103,8 @@ def _every_picture(outcome: JobOutcome, job: Job, left_out: Sequence[str]) -> Ve
         "completed_images": outcome.completed,
         "failed_images": outcome.failed,
     }
+    if outcome.error:
+        facts["why"] = outcome.error
     return (
         EVERY_PICTURE_MADE,
         outcome.failed == 0,

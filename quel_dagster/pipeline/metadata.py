@@ -2,6 +2,8 @@
 
 Belongs here: names and forms of what the Dagster UI shows, and how much of it. Does not belong here: deciding anything.
 
+The UI shows some six entries of an event and the rest on a click: the answer comes first.
+
 An event is a row that Dagster writes while the run waits, and reads whole to show a page: every list here is cut, so
 that an event stays below EVENT_BYTES whatever a job holds.
 """
@@ -106,6 +108,7 @@ def of_ticket(ticket: Ticket) -> Entries:
     return _without_none(
         {
             "job_id": str(job.job_id),
+            "dry_run": True if ticket.dry_run else None,
             "production_id": str(job.production_id),
             "job_type": job.job_type,
             "category": job.production_path or "fashion",
@@ -115,7 +118,6 @@ def of_ticket(ticket: Ticket) -> Entries:
             "org_id": str(job.org_id) if job.org_id else None,
             "written": MetadataValue.timestamp(job.created_at) if job.created_at else None,
             "only_units": ", ".join(ticket.units) or None,
-            "dry_run": True if ticket.dry_run else None,
             "went_on_after_run": MetadataValue.dagster_run(ticket.took_over_from) if ticket.took_over_from else None,
             "all_runs_of_this_job": _runs_link(JOB_ID_TAG, str(job.job_id)),
             "job_input_data": _input(job.input_data),
@@ -189,21 +191,21 @@ def of_outcome(outcome: UnitOutcome) -> Entries:
     new = [made for made in outcome.made if made.new]
     return _without_none(
         {
-            "pictures": _thumbnails(outcome.made),
             "outcome": _made_of(len(outcome.made), outcome.unit.quantity),
-            "camera": camera(outcome.unit),
-            "made": len(new),
-            "made_before": len(outcome.made) - len(new) or None,
-            "failed": len(outcome.failed) or None,
             "failures": _table(
                 ("picture", "reason"),
                 ({"picture": failure.slot.number, "reason": failure.reason} for failure in outcome.failed),
             )
             if outcome.failed
             else None,
+            "pictures": _thumbnails(outcome.made),
             "warnings": _cut("\n".join(outcome.warnings), TEXT) or None,
+            "camera": camera(outcome.unit),
             "references": _cut(_references(outcome.unit), TEXT) or "none",
             "image_parts": _parts(outcome.parts) or None,
+            "made": len(new),
+            "made_before": len(outcome.made) - len(new) or None,
+            "failed": len(outcome.failed) or None,
             "attach_ids": _ids(made.attach_id for made in outcome.made) or None,
             "calls": _calls(new) if new else None,
             "asked": MetadataValue.text(_cut(outcome.text, TEXT)) if outcome.text else None,
@@ -227,10 +229,9 @@ def of_images(outcome: JobOutcome, units: Sequence[UnitOutcome], job: Job) -> En
     made = [picture for unit in units for picture in unit.made]
     return _without_none(
         {
-            "pictures": _thumbnails(made),
-            **_who(outcome, job),
             "outcome": _made_of(outcome.completed, outcome.completed + outcome.failed),
             "error_message": outcome.error,
+            "pictures": _thumbnails(made),
             "completed_images": outcome.completed,
             "failed_images": outcome.failed,
             "made_by_this_run": outcome.made_now,
@@ -252,6 +253,7 @@ def of_images(outcome: JobOutcome, units: Sequence[UnitOutcome], job: Job) -> En
             "attach_ids": _ids(outcome.attach_ids),
             "gemini_seconds": _sum(picture.gemini_seconds for picture in made) if outcome.made_now else None,
             "kilobytes": round(sum(picture.size for picture in made) / 1000) if outcome.made_now else None,
+            **_who(outcome, job),
         }
     )
 
@@ -261,19 +263,19 @@ def of_production(
 ) -> Entries:
     return _without_none(
         {
-            **_who(outcome, job),
             "outcome": _made_of(outcome.completed, outcome.completed + outcome.failed),
             "error_message": outcome.error,
-            "completed_images": outcome.completed,
-            "failed_images": outcome.failed,
-            "all_runs_of_this_production": _runs_link("quel/production_id", str(job.production_id)),
             **_durations(outcome, units, job, times),
+            "all_runs_of_this_production": _runs_link("quel/production_id", str(job.production_id)),
             "repairs": _table(
                 ("path", "problem"), ({"path": repair.path, "problem": repair.problem} for repair in plan.repairs)
             )
             if plan.repairs
             else None,
             "timeline": _timeline(outcome.timeline) if outcome.timeline else None,
+            "completed_images": outcome.completed,
+            "failed_images": outcome.failed,
+            **_who(outcome, job),
         }
     )
 
@@ -282,13 +284,13 @@ def of_credits(outcome: JobOutcome, plan: Planned, job: Job) -> Entries:
     """Balance before and after as this run saw them: other jobs of the payer may charge in between."""
     return _without_none(
         {
-            **_who(outcome, job),
             "payer": outcome.payer or plan.payer or None,
             "credits_charged": outcome.charged_now,
             "pictures_charged": outcome.made_now,
             "price": outcome.price or None,
             "balance_before": outcome.balance_before if outcome.balance_before is not None else plan.balance,
             "balance_after": outcome.balance,
+            **_who(outcome, job),
         }
     )
 

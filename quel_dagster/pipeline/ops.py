@@ -198,6 +198,7 @@ async def settle(  # type: ignore[no-untyped-def]
     context.log.info(
         f"Job {outcome.job_id} ended {outcome.status}: {outcome.completed} pictures, {outcome.failed} failed"
     )
+    # in the order of the lineage, which Dagster insists on
     everything: dict[str, dict[str, Any]] = {
         GENERATED_IMAGES: metadata.of_images(outcome, outcomes_now, session.job),
         PRODUCTION_PHOTO: metadata.of_production(outcome, outcomes_now, plan, session.job, _times(context)),

@@ -21,6 +21,7 @@ from uuid import UUID
 import anyio
 from redis import RedisError
 
+from quel_dagster.adapters.counters import Counters, Tally
 from quel_dagster.adapters.database.lease import LeaseKeeper
 from quel_dagster.adapters.database.store import Claim, Database, Made, Payer
 from quel_dagster.adapters.gemini import GeminiClient
@@ -68,6 +69,7 @@ class Parts:
     store: ObjectStore
     gemini: GeminiClient
     cancel_flags: CancelFlags
+    counters: Counters
     #: credits per picture
     price: int
     #: Gemini calls of one job at a time
@@ -102,6 +104,7 @@ class JobSession:
         self._opening_balance: int | None = None
         self._claimed_at = datetime.now(UTC)
         self._first_picture_seconds: float | None = None
+        self._tally = Tally()
         self._timeline = Timeline()
         self._timeline.note("load_job", f"Received new job: {self.job.job_id}")
         self._shelf = ReferenceShelf(find_attaches=parts.database.find_attaches, store=parts.store, say=_say_here)
@@ -153,6 +156,8 @@ class JobSession:
             await self._shelf.aclose()
             if self.settled is None and not handed_over:
                 await self._parts.database.release(self.job.job_id, self._token)
+            with suppress(RedisError, OSError):  # graphs can do without
+                await self._parts.counters.add(self._tally.counts)
 
     # --- stopping ------------------------------------------------------------------------------------
 
@@ -380,10 +385,9 @@ class JobSession:
                     accept=_to_webp,
                     turn=self._turn,
                     on_call=lambda _attempt: say("Calling Gemini API"),
-                    on_retry=lambda attempt, error, pause: say(
-                        f"Attempt {attempt} failed, next in {pause:.1f} s: {error}"
-                    ),
+                    on_retry=lambda attempt, error, pause: self._retrying(attempt, error, pause, say),
                 )
+                self._tally.picture_made(gemini_seconds=generation.seconds)
                 self._unreachable = 0
                 picture = generation.result
                 key = picture_key(payer.member_id, self.job.job_id, slot)
@@ -405,6 +409,8 @@ class JobSession:
                 committed_at = time.monotonic()
                 small = base64.b64encode(await asyncio.to_thread(thumbnail, picture.data)).decode()
         except QuelError as error:
+            if isinstance(error, GeminiError):
+                self._tally.call_failed(error, retried=False)
             self._stop_on(error)
             say(f"Picture {slot.number} of stage {slot.unit} failed: {error}")
             return PictureFailed(slot=slot, reason=str(error))
@@ -441,6 +447,10 @@ class JobSession:
             if self._stop_reason is not None:  # it came while this picture waited for its turn
                 raise self._stop_reason
             yield
+
+    def _retrying(self, attempt: int, error: GeminiError, pause: float, say: Say) -> None:
+        self._tally.call_failed(error, retried=True)
+        say(f"Attempt {attempt} failed, next in {pause:.1f} s: {error}")
 
     def _stop_on(self, error: QuelError) -> None:
         """Some failures are not a picture's but the job's: nothing else would fare better."""
@@ -497,6 +507,7 @@ class JobSession:
             self.job.job_id, self._token, status=status, total=total, error=error, inputs=len(inputs)
         )
         self._keeper.stop()
+        self._tally.add(f"jobs|{settled.status}")
         self._timeline.note("settle", f"Job {self.job.job_id} ended {settled.status}")
         self.settled = JobOutcome(
             job_id=self.job.job_id,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from uuid import UUID
 
+from quel_dagster.adapters.counters import Counters
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.gemini import GeminiClient
 from quel_dagster.adapters.queue import CancelFlags
@@ -44,6 +45,7 @@ class Studio:
                 store=open_store(settings),
                 gemini=GeminiClient.from_settings(settings),
                 cancel_flags=CancelFlags(redis_url),
+                counters=Counters(redis_url),
                 price=settings.image_per_price,
                 max_concurrent_images=settings.max_concurrent_images,
                 limits=Limits(
@@ -94,4 +96,5 @@ class Studio:
         await self.parts.store.aclose()
         await self.parts.gemini.aclose()
         await self.parts.cancel_flags.aclose()
+        await self.parts.counters.aclose()
         await self.parts.database.aclose()
