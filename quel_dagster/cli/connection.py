@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.errors import NotRunningError, QuelError, SettingsError
-from quel_dagster.jobs.limits import Limits
 from quel_dagster.sandbox.endpoints import Endpoints, running_endpoints
 from quel_dagster.settings import Settings
 
@@ -154,13 +153,3 @@ def _knock_at_dagsters_storage() -> None:
         psycopg.connect(f"{scheme.partition('+')[0]}://{rest}", connect_timeout=5).close()
     except psycopg.Error:
         raise QuelError(_STORAGE_AWAY) from None
-
-
-def limits(settings: Settings) -> Limits:
-    """What a job may ask for, as the workers read it."""
-    return Limits(
-        max_images=settings.max_images_per_job,
-        max_units=settings.max_units_per_job,
-        max_prompt_length=settings.max_prompt_length,
-        max_references_per_unit=settings.max_references_per_unit,
-    )

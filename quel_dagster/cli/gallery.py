@@ -17,6 +17,7 @@ from quel_dagster.cli.output import at, plural, say
 from quel_dagster.cli.runs import find_runs
 from quel_dagster.cli.since import Since
 from quel_dagster.errors import QuelError
+from quel_dagster.jobs.limits import Limits
 from quel_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,5 +66,5 @@ async def _gathered(settings: Settings, job_ids: list[UUID], links: dict[UUID, s
         database = await parts.enter_async_context(connection.database(settings))
         store = open_store(settings)
         parts.push_async_callback(store.aclose)
-        reader = GalleryReader(database, store, limits=connection.limits(settings))
+        reader = GalleryReader(database, store, limits=Limits.of(settings))
         return [await reader.job(job_id, run_url=links.get(job_id)) for job_id in job_ids]

@@ -14,6 +14,7 @@ from quel_dagster.adapters.queue import DeadLetter, QueuePlace, unreachable
 from quel_dagster.cli import connection
 from quel_dagster.cli.runs import JobRun, find_runs
 from quel_dagster.errors import JobInputError, ReferenceUnavailableError, StorageKeyError
+from quel_dagster.jobs.limits import Limits
 from quel_dagster.jobs.model import Job, JobStatus, Plan, Slot, Value
 from quel_dagster.jobs.planning import plan_job
 from quel_dagster.jobs.references import reference_key
@@ -155,7 +156,7 @@ async def _inspect(settings: Settings, job_id: UUID) -> JobInspection:
 
 def _planned(settings: Settings, job: Job) -> tuple[Plan | None, str | None]:
     try:
-        return plan_job(job, connection.limits(settings)), None
+        return plan_job(job, Limits.of(settings)), None
     except JobInputError as error:
         return None, str(error)
 

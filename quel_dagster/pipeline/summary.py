@@ -124,7 +124,6 @@ def reasons(messages: Iterable[tuple[str, int]]) -> Counter[str]:
 daily_summary_job = define_asset_job(
     "daily_summary_job",
     selection=AssetSelection.assets(DAILY_SUMMARY),
-    partitions_def=DAYS,
     description="Sums up one day.",
 )
 daily_summary_schedule = build_schedule_from_partitioned_job(

@@ -26,6 +26,7 @@ from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import open_store
 from quel_dagster.errors import QuelError
 from quel_dagster.jobs.model import JobStatus
+from quel_dagster.pipeline.audit import Sources, audit
 from quel_dagster.pipeline.runs import runs_of
 from quel_dagster.sandbox.endpoints import Endpoints
 from quel_dagster.sandbox.gallery import write_contact_sheet, write_gallery
@@ -113,13 +114,24 @@ class _Demo:
             reports = await self._watch(jobs)
             with DagsterInstance.get() as instance:
                 runs = {job_id: found[0].run_id for job_id, found in runs_of(instance, reports).items()}
-            self._print(jobs, reports, runs)
-            await self._write(jobs, runs)
-            return _problems(jobs, reports, runs)
+                self._print(jobs, reports, runs)
+                await self._write(jobs, runs)
+                return [*_problems(jobs, reports, runs), *await self._audit(instance)]
         finally:
             self._queue.close()
             await self._store.aclose()
             await self._database.aclose()
+
+    async def _audit(self, instance: DagsterInstance) -> list[str]:
+        """Look at every row, key and object that the jobs left."""
+        sources = Sources(self._database, self._queue, self._store, instance)
+        report = await audit(sources, price=self._price, grace_seconds=0)
+        checked = sum(finding.checked for finding in report.findings)
+        self._console.print(f"Audit: {len(report.findings)} invariants over {checked} things, {report.seconds:.1f} s")
+        return [
+            *(breach.line for breach in report.breaches),
+            *(f"{finding.code} was not checked: {finding.not_done}" for finding in report.findings if finding.not_done),
+        ]
 
     async def _watch(self, jobs: Sequence[DemoJob]) -> dict[UUID, dict[str, Any]]:
         """Live progress until every job has ended."""

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import anyio
 from redis import RedisError
+from sqlalchemy.exc import DBAPIError
 
 from quel_dagster.adapters.counters import Counters, Tally
 from quel_dagster.adapters.database.lease import LeaseKeeper
@@ -205,13 +206,13 @@ class JobSession:
             await asyncio.sleep(CANCEL_POLL_SECONDS)
 
     async def _cancel_asked(self) -> bool:
-        """Look at the flag; keep it for good when it is set. A Redis that is away has nothing to say."""
+        """Look at the flag; keep it for good when it is set. A server that is away is asked again at the next look."""
         try:
             asked = await self._parts.cancel_flags.is_set(self.job.job_id)
-        except (RedisError, OSError):
+            if asked:
+                await self._parts.database.keep_cancel(self.job.job_id)
+        except (RedisError, OSError, DBAPIError):
             return False
-        if asked:
-            await self._parts.database.keep_cancel(self.job.job_id)
         return asked
 
     # --- planning ------------------------------------------------------------------------------------

@@ -48,12 +48,7 @@ class Studio:
                 counters=Counters(redis_url),
                 price=settings.image_per_price,
                 max_concurrent_images=settings.max_concurrent_images,
-                limits=Limits(
-                    max_images=settings.max_images_per_job,
-                    max_units=settings.max_units_per_job,
-                    max_prompt_length=settings.max_prompt_length,
-                    max_references_per_unit=settings.max_references_per_unit,
-                ),
+                limits=Limits.of(settings),
             )
         )
 
@@ -65,7 +60,11 @@ class Studio:
         """
         async with self._opening.setdefault(run_id, asyncio.Lock()):
             if run_id not in self._sessions:
-                self._sessions[run_id] = await JobSession.open(self.parts, job_id, run_id=run_id, retry_of=retry_of)
+                try:
+                    self._sessions[run_id] = await JobSession.open(self.parts, job_id, run_id=run_id, retry_of=retry_of)
+                except BaseException:
+                    self._opening.pop(run_id, None)
+                    raise
             return self._sessions[run_id]
 
     def current(self, run_id: str) -> JobSession | None:

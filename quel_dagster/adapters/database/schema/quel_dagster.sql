@@ -209,7 +209,9 @@ begin
     insert into public.quel_credits
         (id, user_id, transaction_type, amount, balance_after, description, attach_idx, created_at,
          updated_at, production_idx, org_id, used_by_member_id, api_provider)
-    values (gen_random_uuid(), p_member, 'DEDUCT', -p_price, v_balance,
+    values (gen_random_uuid(), p_member, 'DEDUCT', -p_price,
+            least(v_balance, 2147483647),  -- the ledger's column is an int, the balances are not
+
             case when v_org is null then 'Generated With Image' else 'Organization Generated With Image' end,
             v_attach, v_now, v_now, v_job.production_id, v_org,
             case when v_org is null then null else p_member end, 'gemini-banana');
@@ -351,6 +353,9 @@ begin
     select * into v_lease from quel_dagster.job_lease where job_id = p_job for update;
     if found and v_lease.expires_at > clock_timestamp() and not v_lease.run_id = any (p_runs) then
         return jsonb_build_object('outcome', 'held', 'holder', v_lease.run_id, 'worker', v_lease.worker);
+    end if;
+    if v_job.job_status = 'processing' and v_lease.job_id is null and cardinality(p_runs) = 0 then
+        return jsonb_build_object('outcome', 'elsewhere');  -- another worker on the same list has it
     end if;
     select count(*) into v_made from quel_dagster.attach_ids(v_job.generated_attach_ids);
     if exists (select 1 from quel_dagster.job_cancel c where c.job_id = p_job) then
