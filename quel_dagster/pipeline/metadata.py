@@ -282,14 +282,19 @@ def of_production(
 
 def of_credits(outcome: JobOutcome, plan: Planned, job: Job) -> Entries:
     """Balance before and after as this run saw them: other jobs of the payer may charge in between."""
+    before = outcome.balance_before if outcome.balance_before is not None else plan.balance
+    others = None
+    if outcome.balance_before is not None and outcome.balance is not None:
+        others = outcome.balance_before - outcome.charged_now - outcome.balance
     return _without_none(
         {
             "payer": outcome.payer or plan.payer or None,
             "credits_charged": outcome.charged_now,
             "pictures_charged": outcome.made_now,
             "price": outcome.price or None,
-            "balance_before": outcome.balance_before if outcome.balance_before is not None else plan.balance,
+            "balance_before": before,
             "balance_after": outcome.balance,
+            "charged_by_other_jobs_meanwhile": others or None,
             **_who(outcome, job),
         }
     )

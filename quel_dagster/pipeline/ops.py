@@ -9,7 +9,19 @@ An op that yields has no return annotation: Dagster would take that of an async 
 from typing import Any
 from uuid import UUID
 
-from dagster import Config, DynamicOut, DynamicOutput, Failure, In, Nothing, OpExecutionContext, Out, Output, op
+from dagster import (
+    AssetExecutionContext,
+    Config,
+    DynamicOut,
+    DynamicOutput,
+    Failure,
+    In,
+    Nothing,
+    OpExecutionContext,
+    Out,
+    Output,
+    op,
+)
 from pydantic import Field
 
 from quel_dagster.errors import HandedOverError, JobCancelledError, JobNotFoundError, LeaseHeldError, QuelError
@@ -204,9 +216,12 @@ async def settle(  # type: ignore[no-untyped-def]
         PRODUCTION_PHOTO: metadata.of_production(outcome, outcomes_now, plan, session.job, _times(context)),
         CREDITS: metadata.of_credits(outcome, plan, session.job),
     }
+    asset_context = AssetExecutionContext(context)
     for name, entries in everything.items():
         if name == PRODUCTION_PHOTO or outcome.completed:
-            yield Output(None, name, metadata=entries)
+            # as metadata of the output it would be written down twice
+            asset_context.add_asset_metadata(entries, asset_key=name)
+            yield Output(None, name)
     for evaluation in checks.of_job(outcome, session.job, plan.left_out):
         yield evaluation
     if outcome.status is JobStatus.FAILED:
