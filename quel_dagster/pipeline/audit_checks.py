@@ -115,7 +115,7 @@ def _result(name: str, key: AssetKey, findings: Sequence[Finding]) -> AssetCheck
         )
     if undone:
         facts["not_looked_at"] = "; ".join(undone)
-    said = f"{breaches} breaches. {lines[0]}" if lines else f"Not looked at: {undone[0]}" if undone else "No breach"
+    said = f"{breaches} breach{'es' * (breaches != 1)}. {lines[0]}" if lines else f"Not looked at: {undone[0]}" if undone else "No breach"
     return AssetCheckResult(
         asset_key=key,
         check_name=name,

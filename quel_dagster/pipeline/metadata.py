@@ -478,10 +478,12 @@ def _table(
     columns: Sequence[str], rows: Iterable[Mapping[str, str | int | float]], *, most: int = ROWS
 ) -> MetadataValue:
     everything = list(rows)
-    records = [
-        TableRecord({name: _cut(cell, CELL) if isinstance(cell, str) else cell for name, cell in row.items()})
-        for row in everything[:most]
-    ]
+    shown = [dict(row) for row in everything[:most]]
     if len(everything) > most:
-        records.append(TableRecord({columns[0]: f"… and {len(everything) - most} more"}))
+        shown.append({columns[0]: f"… and {len(everything) - most} more"})
+    records = [TableRecord({name: _cell(row.get(name, "")) for name in columns}) for row in shown]
     return MetadataValue.table(records=records, schema=TableSchema(columns=[TableColumn(name) for name in columns]))
+
+
+def _cell(value: str | int | float) -> str | int | float:
+    return _cut(value, CELL) if isinstance(value, str) else value

@@ -1,0 +1,73 @@
+"""What the summary of a day says."""
+
+from __future__ import annotations
+
+import pytest
+
+from quel_dagster.adapters.database.figures import Group, Span
+from quel_dagster.pipeline.summary import of_day, percentile, reasons
+
+
+def group(category: str, status: str, **more: object) -> Group:
+    facts: dict[str, object] = {"jobs": 1, "partial": 0, "pictures": 0, "failed": 0, "waited": (), "worked": ()}
+    return Group.model_validate({"category": category, "status": status, **facts, **more})
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [([3.0], 50, 3.0), ([3.0], 95, 3.0), ([4, 1, 3, 2], 50, 2), (range(1, 101), 95, 95), (range(1, 101), 50, 50)],
+)
+def test_a_percentile_is_one_of_the_values(values: object, percent: float, expected: float) -> None:
+    assert percentile(list(values), percent) == expected  # type: ignore[call-overload]
+
+
+def test_reasons_are_told_apart_by_what_went_wrong_and_not_by_where() -> None:
+    found = reasons(
+        [
+            ("2 of 4 pictures failed. combo0_front_full #0, combo1_side #1: Gemini did not finish within 120 s.", 1),
+            ("1 of 4 pictures failed. stage0 #3: Gemini did not finish within 60 s.", 2),
+            ("2 of 2 pictures failed. general #0: Blocked.; general #1: Gemini did not finish within 60 s.", 1),
+            ("Run 0b5c2c4e-8f3c-4a4e-9f6e-0e6d2ad0f9a1 failed for good: its worker is gone", 3),
+        ]
+    )
+    assert found["Gemini did not finish within N s."] == 4
+    assert found["Blocked."] == 1
+    assert found["Run ID failed for good: its worker is gone"] == 3
+
+
+def test_a_day_in_figures() -> None:
+    day = Span(
+        groups=(
+            group(
+                "fashion", "completed", jobs=3, partial=1, pictures=10, failed=2, waited=(1.0, 2.0, 9.0), worked=(1.0,)
+            ),
+            group("fashion", "failed", failed=4, waited=(5.0,)),
+            group("cinema", "user_cancelled", pictures=1, failed=3, waited=(4.0,)),
+            group("cinema", "processing", pictures=1),
+        ),
+        credits=240,
+        charges=12,
+        reasons=(("No picture was made.", 1),),
+    )
+    shown = of_day(day)
+    assert {name: value for name, value in shown.items() if isinstance(value, int | float)} == {
+        "jobs": 6,
+        "jobs_completed": 3,
+        "jobs_with_pictures_missing": 1,
+        "jobs_failed": 1,
+        "jobs_cancelled": 1,
+        "jobs_open": 1,
+        "pictures": 12,
+        "pictures_missing": 9,
+        "credits_charged": 240,
+        "p50_seconds": 4.0,
+        "p95_seconds": 9.0,
+    }
+    rows = {record.data["category"]: record.data for record in shown["by_category"].records}
+    assert (rows["fashion"]["jobs"], rows["fashion"]["p95_s"], rows["cinema"]["pictures"]) == (4, 9.0, 2)
+
+
+def test_a_day_without_a_job_is_a_day() -> None:
+    shown = of_day(Span(groups=(), credits=0, charges=0, reasons=()))
+    assert (shown["jobs"], shown["pictures"]) == (0, 0)
+    assert "p50_seconds" not in shown
