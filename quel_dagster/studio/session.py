@@ -418,6 +418,8 @@ class JobSession:
         self._covered[slot] = committed.attach_id
         if not committed.taken:
             self._made_now += 1
+            self._tally.add("pictures")
+            self._tally.add("credits", self._parts.price)
             if committed.completed > self._latest_commit:  # answers may overtake each other
                 self._latest_commit, self._balance = committed.completed, committed.balance
             if self._first_picture_seconds is None:
