@@ -115,7 +115,10 @@ def _result(name: str, key: AssetKey, findings: Sequence[Finding]) -> AssetCheck
         )
     if undone:
         facts["not_looked_at"] = "; ".join(undone)
-    said = f"{breaches} breach{'es' * (breaches != 1)}. {lines[0]}" if lines else f"Not looked at: {undone[0]}" if undone else "No breach"
+    if lines:
+        said = f"{breaches} breach{'es' * (breaches != 1)}. {lines[0]}"
+    else:
+        said = f"Not looked at: {undone[0]}" if undone else "No breach"
     return AssetCheckResult(
         asset_key=key,
         check_name=name,
