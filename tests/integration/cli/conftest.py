@@ -105,7 +105,7 @@ class Runs:
         return self.instance.add_run(DagsterRun(job_name="image_job", status=status, tags=tags)).run_id
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _dagster(endpoints: Endpoints) -> Iterator[DagsterInstance]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in endpoints.environment().items():
