@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from dagster import DagsterRunStatus
 
 from tests.faults.desk import Desk, eventually, say
@@ -45,6 +46,7 @@ async def test_the_process(desk: Desk) -> None:
     assert desk.charged(job_id) == PRICE
 
 
+@pytest.mark.fault_all
 async def test_the_host(desk: Desk) -> None:
     await _warm(desk)
     desk.site.add_host("b", children=1)

@@ -14,8 +14,9 @@ import pytest
 from tests.faults.desk import Desk, eventually, say
 from tests.faults.installation import PRICE
 
-#: seconds from the kill of a run's process until another run has the job
-BACK_AT_WORK = 15.0
+#: A hang guard: seconds from the kill of a run's process until another run has the job. Promised are 15 on a machine of
+#: one's own; the time that it took is printed.
+BACK_AT_WORK = 60.0
 
 
 async def until_over(desk: Desk, job_id: UUID, total: int, *, killed: float | None = None, old_run: str = "") -> None:
@@ -176,7 +177,7 @@ async def test_too_often(desk: Desk) -> None:
 # --- the platform ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("service", ["code-server", "daemon"])
+@pytest.mark.parametrize("service", [pytest.param("code-server", marks=pytest.mark.fault_all), "daemon"])
 async def test_after_the_pop_before_the_run_exists(desk: Desk, service: str) -> None:
     """The id is in jobs:processing; who would make its run is gone."""
     desk.site.proxies.platform_database.hold()  # the tick claims in Redis, then waits for PostgreSQL
