@@ -139,9 +139,7 @@ def test_a_clean_audit_passes_every_check() -> None:
 
 
 def test_a_breach_is_an_error_of_its_own_check_with_the_remedy() -> None:
-    breach = Breach(
-        code="I3", kind="unpaid", ids={"attach": "7"}, problem="picture 7 was never charged", remedy="charge"
-    )
+    breach = Breach(code="I3", kind="unpaid", ids={"attach": "7"}, problem="picture 7 is unpaid", remedy="charge it")
     results = {
         result.check_name: result
         for result in results_of(report(I3=Finding(code="I3", sentence="", breaches=(breach,), total=1)))
