@@ -45,8 +45,10 @@ from quel_dagster.pipeline.retention import forget_runless, forget_runs
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
 from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
 from quel_dagster.settings import Settings
-from tests.integration.conftest import PRICE
+from quel_dagster.studio.studio import Studio
+from tests.integration.conftest import PRICE, Office
 from tests.integration.pipeline.test_job import Desk, image_job
+from tests.integration.studio.conftest import run_job
 
 
 @pytest.fixture
@@ -433,14 +435,14 @@ def test_a_part_that_is_away_is_down_and_the_others_still_tell(
     assert scrape(instance)[("quel_up", "part=postgres")] == 0
 
 
-def test_counting_that_fails_ends_no_run(
-    instance: DagsterInstance, desk: Desk, monkeypatch: pytest.MonkeyPatch
+async def test_counting_that_fails_ends_no_run(
+    environment: Mapping[str, str], office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    job = desk.job(1)
-    result = execute_job(reconstructable(image_job), instance=instance, run_config=run_config(job.job_id))
-    assert result.success
-    assert desk.row(job)["job_status"] == "completed"
+    studio = Studio.from_settings(Settings.read(_env_file=None))
+    run = await run_job(studio, await office.job(1))  # closes the session, which counts
+    assert run.ended.completed == 1
+    await studio.aclose()
 
 
 def test_the_lineage_holds_every_node() -> None:
