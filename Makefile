@@ -59,6 +59,12 @@ format: install ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+MINUTES ?= 20
+.PHONY: soak
+soak: install ## Break whole installations: every fault test, then random faults for MINUTES=20
+	$(BIN)/python -m pytest tests/faults -m "fault_all or not fault_all"
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+
 .PHONY: bench
 bench: install ## Run the benchmarks and print their figures
 	$(BIN)/python -m bench

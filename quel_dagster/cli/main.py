@@ -54,6 +54,7 @@ app.command(rich_help_panel=_SERVICES, epilog=examples("quel up", "QUEL_HOME=/va
 )
 app.command(rich_help_panel=_SERVICES, epilog=examples("quel demo", "quel demo --output /tmp/pictures"))(services.demo)
 app.command(rich_help_panel=_SERVICES, epilog=examples('eval "$(quel env)"'))(services.env)
+app.command(rich_help_panel=_SERVICES, epilog=examples("quel metrics --port 9464"))(services.metrics)
 
 app.command(
     rich_help_panel=_JOBS,

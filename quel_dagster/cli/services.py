@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from quel_dagster.cli import connection
 from quel_dagster.cli.output import PIPED_WIDTH, AsJson, console, print_json, say
 from quel_dagster.settings import Settings
 
@@ -35,6 +37,22 @@ def demo(
     # in a file or a pipe, a table is as wide as its links
     shown = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
     raise typer.Exit(run_demo(settings, output=output, console=shown))
+
+
+def metrics(
+    port: Annotated[int, typer.Option(help="Port to answer GET /metrics on.")] = 9464,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Answer Prometheus' scrapes in the foreground until Ctrl-C or SIGTERM; docs/metrics.md says what is told."""
+    from quel_dagster.pipeline.metrics import serve  # noqa: PLC0415  brings Dagster, which takes a second
+
+    settings = connection.connect()
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before the server's thread, which inherits it
+    stop = serve(settings, port=port, address=address)
+    say(f"Metrics at http://{address}:{port}/metrics  (Ctrl-C stops it)")
+    signal.sigwait(ends)
+    stop()
 
 
 def env(as_json: AsJson = False) -> None:
