@@ -16,7 +16,7 @@ from tests.faults.desk import Desk, say
 from tests.faults.installation import Installation, installation
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its environment must not reach the tests of others
 def _site() -> Iterator[Installation]:
     with (
         tempfile.TemporaryDirectory(prefix="quel-faults-", ignore_cleanup_errors=True) as home,
