@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from quel_dagster.settings import Settings
 
 def up(
     port: Annotated[int, typer.Option(help="Port of the web UI on 127.0.0.1; 0 takes a free one.")] = 3000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Run every service in the foreground; Ctrl-C stops them, the data stay in QUEL_HOME.
 
@@ -23,11 +25,13 @@ def up(
     """
     from quel_dagster.sandbox.services import run_up  # noqa: PLC0415  brings the servers of the sandbox extra
 
-    raise typer.Exit(run_up(Settings.read(), port=port, echo=say))
+    echo = (lambda line: say(json.dumps({"event": line}, ensure_ascii=False))) if as_json else say
+    raise typer.Exit(run_up(Settings.read(), port=port, echo=echo))
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the gallery and the contact sheet.")] = Path("output"),
+    as_json: AsJson = False,
 ) -> None:
     """Make sample jobs of every kind on embedded services, from nothing, and check every row they leave."""
     from quel_dagster.sandbox.demo import forget_demo, run_demo  # noqa: PLC0415  brings the sandbox extra
@@ -36,7 +40,12 @@ def demo(
     forget_demo(settings)
     # in a file or a pipe, a table is as wide as its links
     shown = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
-    raise typer.Exit(run_demo(settings, output=output, console=shown))
+    if as_json:  # what happens is told on stderr, what came of it on stdout
+        shown = Console(stderr=True, highlight=False)
+    result = run_demo(settings, output=output, console=shown)
+    if as_json:
+        print_json({"jobs": result.jobs, "problems": result.problems, "output": str(output)})
+    raise typer.Exit(1 if result.problems else 0)
 
 
 def metrics(

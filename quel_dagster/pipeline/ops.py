@@ -6,6 +6,7 @@ made or a job settled (`studio`), how it is displayed (`metadata`), what is chec
 An op that yields has no return annotation: Dagster would take that of an async generator for an output's type.
 """
 
+from contextlib import closing
 from typing import Any
 from uuid import UUID
 
@@ -203,7 +204,8 @@ async def settle(  # type: ignore[no-untyped-def]
         except HandedOverError as handed_over:
             context.log.warning(str(handed_over))
             context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: "handed_over"})
-            await studio.hand_over(context, queue.open(), plan.job_id)
+            with closing(queue.open()) as job_queue:
+                await studio.hand_over(context, job_queue, plan.job_id)
             return
     # the job has ended in the tables; what follows is for people
     context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: metadata.outcome_tag(outcome)})

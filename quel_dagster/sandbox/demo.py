@@ -51,8 +51,17 @@ class DemoJob:
     job_id: UUID
 
 
-def run_demo(settings: Settings, *, output: Path, console: Console) -> int:
-    """Run the demo; 0 only if every job ended well and every row is as it should be."""
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo came to; `problems` is empty only if every job ended well and every row is as it should be."""
+
+    #: one per job: its row as `quel status` shows it, with the run's page
+    jobs: list[dict[str, Any]]
+    problems: list[str]
+
+
+def run_demo(settings: Settings, *, output: Path, console: Console) -> DemoResult:
+    """Run the demo, telling on the console what happens; every process it started is stopped when this returns."""
     home = settings.home.expanduser().absolute() / "demo"
     started = time.monotonic()
     if home.exists() and not (home / "up.lock").exists():
@@ -61,8 +70,8 @@ def run_demo(settings: Settings, *, output: Path, console: Console) -> int:
     with Stack(embedded, echo=lambda line: console.print(f"  [dim]{line}[/dim]", highlight=False)) as stack:
         console.print(f"Services are up after {time.monotonic() - started:.1f} s: {stack.endpoints.webserver_url}")
         os.environ.update(stack.endpoints.environment())
-        problems = asyncio.run(_Demo(embedded, stack, output, console).run())
-    for problem in problems:
+        result = asyncio.run(_Demo(embedded, stack, output, console).run())
+    for problem in result.problems:
         console.print(f"[red]✗[/red] {problem}", highlight=False)
     seconds = time.monotonic() - started
     console.print(
@@ -71,11 +80,11 @@ def run_demo(settings: Settings, *, output: Path, console: Console) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    if problems:
+    if result.problems:
         console.print(f"[red]The demo failed[/red] after {seconds:.0f} s; the services' logs are in {home / 'logs'}.")
-        return 1
+        return result
     console.print(f"[green]All is as it should be[/green], every process is stopped, {seconds:.0f} s in all.")
-    return 0
+    return result
 
 
 def forget_demo(settings: Settings) -> None:
@@ -98,8 +107,8 @@ class _Demo:
         self._queue = JobQueue(self._endpoints.redis_url)
         self._web_app = WebApp(self._database, self._store, self._queue, self._price)
 
-    async def run(self) -> list[str]:
-        """Everything between start and stop of the services; returns what is wrong."""
+    async def run(self) -> DemoResult:
+        """Everything between start and stop of the services."""
         try:
             await self._database.create_web_app_tables()
             await self._database.ensure_schema()
@@ -116,7 +125,12 @@ class _Demo:
                 runs = {job_id: found[0].run_id for job_id, found in runs_of(instance, reports).items()}
                 self._print(jobs, reports, runs)
                 await self._write(jobs, runs)
-                return [*_problems(jobs, reports, runs), *await self._audit(instance)]
+                problems = [*_problems(jobs, reports, runs), *await self._audit(instance)]
+            urls = {job_id: self._endpoints.run_url(run_id) for job_id, run_id in runs.items()}
+            return DemoResult(
+                jobs=[{"label": job.sample.label, **reports[job.job_id], "run": urls.get(job.job_id)} for job in jobs],
+                problems=problems,
+            )
         finally:
             self._queue.close()
             await self._store.aclose()
