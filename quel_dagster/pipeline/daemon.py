@@ -2,16 +2,18 @@
 
     python -m quel_dagster.pipeline.daemon run …      the same command line as dagster-daemon
 
-Two of its loops sleep where they could know better:
+Three of its loops sleep where they could know better, or serve in the wrong order:
 
 - The sensor daemon looks for due sensors every 5 s, whatever their own interval. A tick of our queue sensor blocks
   on Redis, so the first id of a quiet queue is seen at once; but then the rest of those 5 s follows, and an id that
   comes meanwhile waits. The pause is a constant of a private module: this lowers it.
 - The run queue is looked at every second or more. Runs are submitted by a thread of this very process, so it can be
-  woken; and while runs wait for a slot, a look at whether a run has ended costs one small query.
+  woken; and while runs wait for a slot, a look at whether a run has ended costs one small query. A run that goes on
+  with another's work does not stand behind all who came after that one.
+- Runs that died are retried by a loop of 5 s, a constant as well.
 
-Both reach into private modules of an exactly pinned Dagster; where an upgrade has moved them, a warning says what
-is slower from then on and everything else works as shipped.
+All of it reaches into private modules of an exactly pinned Dagster; where an upgrade has moved them, a warning says
+what is slower from then on and everything else works as shipped.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, DagsterRun
+from dagster._core.storage.tags import RETRY_NUMBER_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon import controller, sensor
+from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.cli import main
 from dagster._daemon.daemon import DaemonIterator, SpanMarker
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
@@ -37,6 +42,8 @@ from typing_extensions import override
 SENSOR_LOOP_SECONDS = 0.2
 #: seconds between two looks at whether a run has ended, while others wait for its slot
 SLOT_LOOK_SECONDS = 0.2
+#: seconds between two looks for runs that died and are to be retried
+RETRY_LOOK_SECONDS = 1.0
 _run_submitted = threading.Event()
 _log = logging.getLogger(__name__)
 
@@ -73,6 +80,25 @@ def quicken_run_queue() -> bool:
     return True
 
 
+def quicken_retries() -> bool:
+    """Look for runs to retry more often; False, with a warning, when this Dagster is built another way."""
+    if getattr(controller, "EventLogConsumerDaemon", None) is not EventLogConsumerDaemon:
+        _log.warning(
+            "dagster._daemon.controller has no EventLogConsumerDaemon in this version of Dagster, so runs that died "
+            "are looked for every 5 s: their retries start up to that much later."
+        )
+        return False
+    controller.EventLogConsumerDaemon = PromptRetryDaemon  # type: ignore[attr-defined,assignment]
+    return True
+
+
+class PromptRetryDaemon(EventLogConsumerDaemon):
+    """Retries runs that died, soon."""
+
+    def __init__(self) -> None:
+        super().__init__(interval_seconds=RETRY_LOOK_SECONDS)  # type: ignore[arg-type]  # any number, says its base
+
+
 class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
     """The run queue's daemon, looking again as soon as there is a reason to."""
 
@@ -93,6 +119,11 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
             self._wait(instance, shutdown_event)
             yield None
 
+    @override
+    def _priority_sort(self, runs: Iterable[DagsterRun]) -> list[DagsterRun]:
+        """By priority; among equals the retries first, as their jobs began before those that wait."""
+        return super()._priority_sort(sorted(runs, key=lambda run: RETRY_NUMBER_TAG not in run.tags))
+
     def _wait(self, instance: DagsterInstance, shutdown_event: threading.Event) -> None:
         """Return after the dequeue interval, or sooner: a run was submitted, or one ended for which another waits."""
         until = time.monotonic() + self.interval_seconds
@@ -112,4 +143,5 @@ def _count(instance: DagsterInstance, *statuses: DagsterRunStatus) -> int:
 if __name__ == "__main__":
     quicken_sensor_loop()
     quicken_run_queue()
+    quicken_retries()
     main()

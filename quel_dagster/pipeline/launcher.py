@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Self
 
 from dagster import DagsterRun
@@ -21,6 +23,12 @@ from quel_dagster.settings import Settings
 
 #: Seconds to wait for the answer of the worker that has a run.
 INSPECT_SECONDS = 1.0
+
+#: Without a lease and without an answer, a run is given up after this.
+SUSPICION_SECONDS = 2.0
+
+#: A worker that did not answer is not asked again for so long: each question costs `INSPECT_SECONDS`.
+SILENCE_SECONDS = 3.0
 
 #: A message is in the broker's list or with a worker; for a moment it is on the way.
 LOST_MESSAGE_SECONDS = 8.0
@@ -49,6 +57,18 @@ CELERY_SETTINGS: Mapping[str, Any] = {
 class QuelRunLauncher(CeleryRunLauncher):
     """Celery on Redis: broker and result backend are one URL."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: run → when (monotonic seconds) nobody seemed to work on it for the first time
+        self._suspected: dict[str, float] = {}
+        #: worker → until when (monotonic seconds) it is not asked again
+        self._silent_until: dict[str, float] = {}
+
+    @cached_property
+    def _leases(self) -> LeaseBoard | None:
+        url = Settings.read().database_url
+        return LeaseBoard(url.get_secret_value()) if url else None
+
     @override
     def terminate(self, run_id: str) -> bool:
         """Cancel the run: SIGINT lets Dagster end it as CANCELED in the worker, which settles its job."""
@@ -63,7 +83,7 @@ class QuelRunLauncher(CeleryRunLauncher):
 
     @override
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Ask the worker that took the run whether it still has it."""
+        """Whether somebody still works on this run: Celery knows of a dead child, the lease of a live one."""
         task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
         if task_id is None:
             return CheckRunHealthResult(WorkerStatus.UNKNOWN, "The run has no Celery task.")
@@ -72,16 +92,41 @@ class QuelRunLauncher(CeleryRunLauncher):
         if state == "SUCCESS":
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         if state == "FAILURE":
-            return CheckRunHealthResult(WorkerStatus.FAILED, "The Celery task failed.")
-        host = info.get("hostname") if state == "STARTED" and isinstance(info, dict) else None
+            return CheckRunHealthResult(WorkerStatus.FAILED, "Its process died: the Celery task failed.")
+        if self._leases is not None and self._leases.is_live(run.run_id):
+            return self._well(run)
+        host = _host(state, info)
         if host is None:
-            return self._by_lease(run, f"The Celery task is {state}, and its worker unknown")
+            return self._suspect(run, f"The Celery task is {state}, its worker unknown, and it holds no live lease.")
+        answer = self._ask(host, task_id)
+        if answer is None:
+            return self._suspect(run, f"Celery worker {host} does not answer, and it holds no live lease.")
+        if answer:
+            return self._well(run)
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"Celery worker {host} no longer has this run.")
+
+    def _well(self, run: DagsterRun) -> CheckRunHealthResult:
+        self._suspected.pop(run.run_id, None)
+        return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+    def _suspect(self, run: DagsterRun, finding: str) -> CheckRunHealthResult:
+        """A run has no lease for a moment before it claims its job and after it has ended it: believe it that long."""
+        now = time.monotonic()
+        since = self._suspected.setdefault(run.run_id, now)
+        if now - since < SUSPICION_SECONDS:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"{finding} Perhaps it is just beginning or ending.")
+        del self._suspected[run.run_id]
+        return CheckRunHealthResult(WorkerStatus.FAILED, finding)
+
+    def _ask(self, host: str, task_id: str) -> bool | None:
+        """Does this worker have the task? None: it does not answer, and the next question waits a while."""
+        if self._silent_until.get(host, 0.0) > time.monotonic():
+            return None
         answer = self.celery.control.inspect([host], timeout=INSPECT_SECONDS, limit=1).query_task(task_id)
         if not answer:
-            return self._by_lease(run, f"Celery worker {host} does not answer")
-        if answer.get(host, {}).get(task_id):
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"Celery worker {host} no longer has this run.")
+            self._silent_until[host] = time.monotonic() + SILENCE_SECONDS
+            return None
+        return bool(answer.get(host, {}).get(task_id))
 
     def lost_start(self, run: DagsterRun, seconds: float) -> str | None:
         """Why a run that was launched `seconds` ago will never start; None while it still may.
@@ -91,10 +136,15 @@ class QuelRunLauncher(CeleryRunLauncher):
         task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
         if task_id is None:
             return None  # the launcher is at it
-        state = self.celery.AsyncResult(task_id).state
-        if state == "STARTED":
-            health = self.check_run_worker_health(run)
-            return health.msg if health.status is WorkerStatus.FAILED else None
+        result = self.celery.AsyncResult(task_id)
+        state, host = result.state, _host(result.state, result.info)
+        if host is not None:
+            has_it = self._ask(host, task_id)
+            if has_it is False:
+                return f"Celery worker {host} no longer has this run."
+            if has_it is None and seconds > LOST_MESSAGE_SECONDS:
+                return f"Celery worker {host} took this run and does not answer."
+            return None
         if state != "PENDING":
             return f"The Celery task ended as {state} before the run began."
         if seconds < LOST_MESSAGE_SECONDS or self._waits_for_a_worker(task_id):
@@ -115,13 +165,6 @@ class QuelRunLauncher(CeleryRunLauncher):
                     return True
         return False
 
-    def _by_lease(self, run: DagsterRun, finding: str) -> CheckRunHealthResult:
-        """Redis may have lost its memory, or the network a host: whoever renews the lease is alive all the same."""
-        database_url = Settings.read().database_url
-        if database_url is not None and LeaseBoard(database_url.get_secret_value()).is_live(run.run_id):
-            return CheckRunHealthResult(WorkerStatus.RUNNING, f"{finding}, but the lease of its job is renewed.")
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"{finding}, and it holds no live lease.")
-
     @property
     @override
     def supports_resume_run(self) -> bool:
@@ -141,3 +184,8 @@ class QuelRunLauncher(CeleryRunLauncher):
                 config[name] = celery_url(config[name])
         config["config_source"] = {**CELERY_SETTINGS, **(config.get("config_source") or {})}
         return cls(inst_data=inst_data, **config)
+
+
+def _host(state: str, info: object) -> str | None:
+    """The Celery worker that a task's result names."""
+    return info.get("hostname") if state == "STARTED" and isinstance(info, dict) else None

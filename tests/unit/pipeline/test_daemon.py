@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dagster import DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._daemon import controller, sensor
 
@@ -20,6 +21,7 @@ from quel_dagster.pipeline import daemon
 def _as_shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sensor, "MIN_INTERVAL_LOOP_TIME", sensor.MIN_INTERVAL_LOOP_TIME)
     monkeypatch.setattr(controller, "QueuedRunCoordinatorDaemon", controller.QueuedRunCoordinatorDaemon)
+    monkeypatch.setattr(controller, "EventLogConsumerDaemon", controller.EventLogConsumerDaemon)
     monkeypatch.setattr(QueuedRunCoordinator, "submit_run", lambda _self, _context: "the run")
     yield
     daemon._run_submitted.clear()
@@ -47,6 +49,7 @@ def test_the_loop_reads_the_constant_at_every_turn(monkeypatch: pytest.MonkeyPat
     [
         (sensor, "MIN_INTERVAL_LOOP_TIME", daemon.quicken_sensor_loop),
         (controller, "QueuedRunCoordinatorDaemon", daemon.quicken_run_queue),
+        (controller, "EventLogConsumerDaemon", daemon.quicken_retries),
     ],
 )
 def test_what_an_upgrade_took_away_is_one_warning(
@@ -103,3 +106,20 @@ def test_a_run_that_ends_wakes_the_queue_while_others_wait() -> None:
 @pytest.mark.parametrize(("queued", "active"), [(0, 0), (5, 2)])
 def test_without_a_reason_the_interval_holds(queued: int, active: int) -> None:
     assert _seconds_of_wait(_Instance(queued=queued, active=active), interval=0.5) >= 0.5
+
+
+def test_runs_that_died_are_looked_for_every_second() -> None:
+    assert daemon.quicken_retries()
+    made = controller.create_daemon_of_type("EVENT_LOG_CONSUMER", None)  # type: ignore[arg-type]
+    assert isinstance(made, daemon.PromptRetryDaemon)
+    assert made.interval_seconds == daemon.RETRY_LOOK_SECONDS < 5
+
+
+def test_a_retry_goes_before_those_that_wait_but_not_before_a_higher_priority() -> None:
+    waiting = [_run("first"), _run("retry", {"dagster/retry_number": "1"}), _run("urgent", {"dagster/priority": "1"})]
+    ordered = daemon.PromptRunQueueDaemon(interval_seconds=1)._priority_sort([*waiting, _run("last")])
+    assert [run.job_name for run in ordered] == ["urgent", "retry", "first", "last"]
+
+
+def _run(name: str, tags: dict[str, str] | None = None) -> DagsterRun:
+    return DagsterRun(name, tags=tags)
