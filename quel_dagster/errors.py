@@ -7,13 +7,15 @@ secret, a URL with credentials, or raw bytes.
 
 from __future__ import annotations
 
+from quel_dagster.redaction import redact
+
 
 class QuelError(Exception):
     """Something in Quel went wrong."""
 
     def __init__(self, message: str | None = None) -> None:
         doc = (type(self).__doc__ or "").strip().splitlines()
-        super().__init__(" ".join((message or doc[0]).split()))
+        super().__init__(redact(" ".join((message or doc[0]).split())))
 
 
 class SettingsError(QuelError):

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from quel_dagster.errors import SettingsError
+from quel_dagster.redaction import learn, learn_url
 
 DEFAULT_HOME = Path(".quel")
+#: of these only the password is secret; the rest helps whoever reads a log
+_URLS_WITH_A_PASSWORD = {"database_url", "dagster_database_url", "redis_url", "storage_url"}
 
 
 class Settings(BaseSettings):
@@ -109,17 +112,32 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, **overrides: object) -> Settings:
-        """Read the environment and `.env`.
+        """Read the environment and `.env`. No log line and no error tells its secrets from then on.
 
         Raises:
             SettingsError: a value is missing or wrong; the line names the variable.
         """
         try:
-            return cls(**overrides)  # type: ignore[arg-type]
+            settings = cls(**overrides)  # type: ignore[arg-type]
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
             raise SettingsError(f"{name}: {first['msg']}. Set it in the environment or in .env.") from None
+        settings._teach_redaction()
+        return settings
+
+    def _teach_redaction(self) -> None:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if not isinstance(value, SecretStr):
+                continue
+            secret = value.get_secret_value()
+            if name in _URLS_WITH_A_PASSWORD:
+                learn_url(secret)
+            elif "://" in secret:  # a webhook: its path is the secret, and an HTTP client logs that by itself
+                learn(secret, urlsplit(secret).path)
+            else:
+                learn(secret)
 
     def embedded(self, home: Path) -> Settings:
         """These settings with every outside part left to the embedded default, in another home."""

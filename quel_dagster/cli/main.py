@@ -11,6 +11,7 @@ import typer
 from redis import RedisError
 from typer.core import TyperGroup
 
+from quel_dagster import redaction
 from quel_dagster.adapters.queue import unreachable
 from quel_dagster.cli import acting, audit, dead, gallery, listing, services, show, status, submitting
 from quel_dagster.cli.doctor.command import doctor
@@ -107,6 +108,7 @@ app.command(
 
 def main() -> None:
     """Run the command line."""
+    redaction.install()
     app()
 
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from quel_dagster.errors import QuelError
+from quel_dagster.redaction import redact
 
 #: width of a table that goes into a file or a pipe
 PIPED_WIDTH = 240
@@ -52,15 +53,15 @@ def fail(error: QuelError, code: int) -> None:
     sys.exit(code)
 
 
-def say(line: str) -> None:
-    """One line, as it is."""
-    sys.stdout.write(line + "\n")
+def say(line: str, *, secrets: bool = False) -> None:
+    """One line; with the secrets in it where somebody asked for just those."""
+    sys.stdout.write((line if secrets else redact(line)) + "\n")
     sys.stdout.flush()
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, secrets: bool = False) -> None:
     """`value` as JSON; ids and times as text, models as objects."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain, ensure_ascii=False) + "\n")
+    say(json.dumps(value, indent=2, default=_plain, ensure_ascii=False), secrets=secrets)
 
 
 def _plain(value: Any) -> Any:
@@ -107,8 +108,9 @@ def _coloured(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that a terminal might obey, or that reorders what a person reads."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """The text without secrets, and with everything escaped that a terminal might obey, or that reorders what a
+    person reads."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in redact(text))
 
 
 def plural(number: int, noun: str) -> str:

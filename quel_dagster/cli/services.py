@@ -70,6 +70,6 @@ def env(as_json: AsJson = False) -> None:
 
     endpoints = running_endpoints(Settings.read())
     if as_json:
-        print_json(endpoints.environment())
+        print_json(endpoints.environment(), secrets=True)
     else:
-        say(endpoints.shell_exports())
+        say(endpoints.shell_exports(), secrets=True)

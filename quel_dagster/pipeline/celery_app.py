@@ -13,6 +13,7 @@ from dagster import DagsterInstance
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 
+from quel_dagster import redaction
 from quel_dagster.adapters.queue import celery_url
 from quel_dagster.errors import SettingsError
 from quel_dagster.pipeline import draining
@@ -21,6 +22,9 @@ from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+
+redaction.install()
 
 
 def _redis_url() -> str:

@@ -17,7 +17,9 @@ from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from typing_extensions import override
 
+from quel_dagster import redaction
 from quel_dagster.errors import SettingsError
+from quel_dagster.pipeline.redacted_storage import RedactedStorage
 from quel_dagster.settings import Settings
 
 #: set by `dagster dev` and `dagster definitions validate` for themselves and their children
@@ -42,11 +44,15 @@ class InstanceStorage(DagsterPostgresStorage):
         Raises:
             SettingsError: the variable is not set, and something is to be run.
         """
+        # every process of Dagster's comes by here before it says anything: code server, webserver, daemon, worker
+        redaction.install()
+        settings = Settings.read()
         variable = config_value["url_from"]
         url = os.environ.get(variable)
         if url:
-            return DagsterPostgresStorage(postgres_url=url, should_autocreate_tables=True, inst_data=inst_data)
+            redaction.learn_url(url)
+            return RedactedStorage(url, inst_data)
         if any(os.environ.get(name) for name in _LOOKING):
-            folder = Settings.read().home.absolute() / "dagster-dev"
+            folder = settings.home.absolute() / "dagster-dev"
             return DagsterSqliteStorage(base_dir=str(folder), inst_data=inst_data)
         raise SettingsError(f'{variable} is not set. Start `quel up`, then run: eval "$(quel env)"')

@@ -27,6 +27,7 @@ import psycopg
 import redis
 
 from quel_dagster.errors import ServiceError
+from quel_dagster.redaction import learn
 from quel_dagster.sandbox.supervisor import LogTail, Service, tethered
 
 POSTGRES_VERSION = 18
@@ -70,11 +71,13 @@ def redis_url(port: int, password: str) -> str:
 def passwords(home: Path) -> dict[str, str]:
     """The generated passwords of a home, `postgres` and `redis`; made on first use, mode 0600."""
     path = home / "credentials.json"
-    with suppress(FileNotFoundError, ValueError):
-        return dict(json.loads(path.read_text()))
-    made = {name: secrets.token_urlsafe(24) for name in ("postgres", "redis")}
-    write_private(path, json.dumps(made))
-    return made
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError):
+        found = {name: secrets.token_urlsafe(24) for name in ("postgres", "redis")}
+        write_private(path, json.dumps(found))
+    learn(*found.values())
+    return found
 
 
 def write_private(path: Path, text: str) -> None:

@@ -47,7 +47,7 @@ DEFAULT_PORT = 3000
 #: also in workspace.yaml: sensors and queued runs are known by the name of their code location
 LOCATION = "quel"
 #: the stand-in takes any key; this one says in a log what it is
-STAND_IN_KEY = "stand-in"
+STAND_IN_KEY = "key-of-the-stand-in"
 _LOOPBACK = "127.0.0.1"
 
 
