@@ -78,11 +78,35 @@ class Settings(BaseSettings):
     gemini_backoff_seconds: float = Field(
         1.0, alias="GEMINI_BACKOFF_SECONDS", ge=0, description="First pause between attempts; doubles up to 60 s."
     )
+    gemini_requests_per_minute: int | None = Field(
+        None,
+        alias="QUEL_GEMINI_REQUESTS_PER_MINUTE",
+        ge=1,
+        description="Calls that all workers together begin in any minute; default: no limit.",
+    )
+    gemini_max_in_flight: int | None = Field(
+        None,
+        alias="QUEL_GEMINI_MAX_IN_FLIGHT",
+        ge=1,
+        description="Calls that all workers together have under way; default: no limit.",
+    )
 
     # --- the job -------------------------------------------------------------------------------------
     image_per_price: int = Field(20, alias="IMAGE_PER_PRICE", ge=0, description="Credits per picture.")
     max_concurrent_images: int = Field(
         2, alias="QUEL_MAX_CONCURRENT_IMAGES", ge=1, le=100, description="Gemini calls of one job at a time."
+    )
+    max_runs_per_member: int | None = Field(
+        None,
+        alias="QUEL_MAX_RUNS_PER_MEMBER",
+        ge=1,
+        description="Runs of one member at a time, so that others find a free worker; default: no limit.",
+    )
+    small_job_pictures: int = Field(
+        4,
+        alias="QUEL_SMALL_JOB_PICTURES",
+        ge=0,
+        description="Jobs of at most so many pictures start before larger ones; 0: in order alone.",
     )
     max_images_per_job: int = Field(1_000, alias="QUEL_MAX_IMAGES_PER_JOB", ge=1)
     max_units_per_job: int = Field(200, alias="QUEL_MAX_UNITS_PER_JOB", ge=1)
