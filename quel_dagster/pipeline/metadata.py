@@ -83,14 +83,14 @@ def dry_run_tags(job: Job) -> dict[str, str]:
 
 
 def launch_tag(run: DagsterRun, took_over_from: str | None) -> str:
-    """How this run of a job came about: `queue`, `by hand`, `retry 1`, `rerun of …`, `takes over from …`."""
+    """How this run came about: `queue`, `by hand`, `retry 1`, `rerun of …`, `takes over from …`, `closes …`."""
     if retry := run.tags.get("dagster/retry_number"):
         return f"retry {retry}"
     if run.parent_run_id:
         return f"rerun of {run.parent_run_id[:8]}"
     if took_over_from and took_over_from != run.run_id:
         return f"takes over from {took_over_from[:8]}"
-    return "queue" if "dagster/run_key" in run.tags else "by hand"
+    return run.tags.get(LAUNCH_TAG, "queue") if "dagster/run_key" in run.tags else "by hand"
 
 
 def outcome_tag(outcome: JobOutcome) -> str:

@@ -14,6 +14,7 @@ from dagster import (
     DagsterRun,
     DagsterRunStatus,
     DefaultSensorStatus,
+    RunRequest,
     RunsFilter,
     RunStatusSensorContext,
     SensorEvaluationContext,
@@ -21,15 +22,18 @@ from dagster import (
     run_status_sensor,
     sensor,
 )
+from dagster._core.events import RunFailureReason
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
+from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
 from redis import RedisError
 
 from quel_dagster.adapters.queue import unreachable
 from quel_dagster.jobs.model import JobStatus
-from quel_dagster.pipeline.assets import image_job
+from quel_dagster.pipeline.assets import image_job, run_config
 from quel_dagster.pipeline.launcher import QuelRunLauncher
+from quel_dagster.pipeline.metadata import LAUNCH_TAG, run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
-from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs
+from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs, runs_of
 
 #: The web app writes the row before it pushes the id, and a tick takes a moment: no job is stranded before this.
 STRANDED_AFTER_SECONDS = 60.0
@@ -42,21 +46,26 @@ SETTLE_SECONDS = 5
 LOST_START_SECONDS = 3
 #: How long Dagster may take to write on a failed run whether it is retried.
 DECISION_SECONDS = 10.0
-WILL_RETRY_TAG = "dagster/will_retry"
+#: Ends with which a run's FAILURE does not agree (I14).
+DONE = (JobStatus.COMPLETED, JobStatus.USER_CANCELLED)
 
 
 @run_status_sensor(
     run_status=DagsterRunStatus.FAILURE,
     monitored_jobs=[image_job],
+    request_job=image_job,
     minimum_interval_seconds=SETTLE_SECONDS,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Ends the job of a run that failed for good: status failed, the reason, pictures kept.",
+    description="Ends the job of a run that failed for good: status failed, the reason, pictures kept. A run that died "
+    "when its job was done already gets another run, which makes nothing and tells the story.",
 )
-def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason:
-    if _will_be_retried(context.instance, context.dagster_run):
-        return SkipReason(f"Run {context.dagster_run.run_id} is retried.")
+def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason | RunRequest:
+    run = context.dagster_run
+    if _will_be_retried(context.instance, run):
+        return SkipReason(f"Run {run.run_id} is retried.")
     reason = context.dagster_event.message or "its worker is gone"
-    return _settle(context, studio, JobStatus.FAILED, f"Run {context.dagster_run.run_id} failed for good: {reason}")
+    told = _settle(context, studio, JobStatus.FAILED, f"Run {run.run_id} failed for good: {reason}")
+    return _closing_run(context, studio) or told
 
 
 @run_status_sensor(
@@ -68,6 +77,24 @@ def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) 
 )
 def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason:
     return _settle(context, studio, JobStatus.CANCELLED, f"Stopped by an operator (run {context.dagster_run.run_id}).")
+
+
+def _closing_run(context: RunStatusSensorContext, studio: StudioResource) -> RunRequest | None:
+    """The run that materializes and ends well what a dead run had done, but could not tell any more."""
+    run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
+    text = run.tags.get(JOB_ID_TAG)
+    if not text or run.tags.get(RUN_FAILURE_REASON_TAG) == RunFailureReason.STEP_FAILURE.value:
+        return None  # it told why it failed
+    job_id = UUID(text)
+    newest = runs_of(context.instance, [job_id])[job_id][0]
+    job = studio.describe_jobs([job_id]).get(job_id)
+    if job is None or job.job_status not in DONE or newest.run_id != run.run_id:
+        return None
+    return RunRequest(
+        run_key=f"close/{run.run_id}",
+        run_config=run_config(job_id),
+        tags={**run_tags(job), LAUNCH_TAG: f"closes {run.run_id[:8]}"},
+    )
 
 
 def _will_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:

@@ -1,0 +1,107 @@
+"""A run that died for good after its job was done gets one more, which tells the story; no other run does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID, uuid4
+
+import pytest
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunRequest,
+    SkipReason,
+    build_run_status_sensor_context,
+    execute_job,
+    reconstructable,
+)
+
+from quel_dagster.pipeline.assets import run_config
+from quel_dagster.pipeline.recovery import settle_failed_runs
+from quel_dagster.pipeline.resources import StudioResource
+from tests.integration.conftest import NewlyMade
+from tests.integration.pipeline.test_job import Desk, image_job, materialized, stored_run
+
+
+@pytest.fixture
+def desk(worker: Mapping[str, str]) -> Desk:
+    return Desk(worker["DATABASE_URL"])
+
+
+def dead_run(instance: DagsterInstance, job_id: UUID, **tags: str) -> str:
+    """A run of this job that run monitoring has failed, and whose retries are used up."""
+    run = instance.create_run_for_job(
+        image_job(),
+        run_config=run_config(job_id),
+        tags={"quel/job_id": str(job_id), **tags},
+        status=DagsterRunStatus.STARTED,
+        run_id=str(uuid4()),
+    )
+    instance.report_run_failed(run, "its worker is gone")
+    instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+    return run.run_id
+
+
+def settle(instance: DagsterInstance, run_id: str) -> SkipReason | RunRequest:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    with build_run_status_sensor_context(
+        sensor_name="settle_failed_runs",
+        dagster_instance=instance,
+        dagster_run=run,
+        dagster_event=DagsterEvent(DagsterEventType.RUN_FAILURE.value, run.job_name, message="its worker is gone"),
+        resources={"studio": StudioResource()},
+    ) as context:
+        told = settle_failed_runs(context)
+    assert isinstance(told, SkipReason | RunRequest)
+    return told
+
+
+def made(instance: DagsterInstance, desk: Desk) -> NewlyMade:
+    job = desk.job(2)
+    assert launch(instance, run_config(job.job_id)).success
+    return job
+
+
+def launch(instance: DagsterInstance, config: Mapping[str, object], tags: Mapping[str, str] | None = None):  # type: ignore[no-untyped-def]
+    return execute_job(reconstructable(image_job), instance=instance, run_config=dict(config), tags=dict(tags or {}))
+
+
+def test_a_run_that_died_after_its_job_was_done_is_closed_by_another(instance: DagsterInstance, desk: Desk) -> None:
+    job = made(instance, desk)
+    dead = dead_run(instance, job.job_id)
+    before = desk.row(job)
+
+    asked = settle(instance, dead)
+
+    assert isinstance(asked, RunRequest)
+    assert asked.run_key == f"close/{dead}"
+    assert asked.tags["quel/job_id"] == str(job.job_id)
+    result = launch(instance, asked.run_config, {**asked.tags, "dagster/run_key": asked.run_key})
+    assert result.success
+    assert stored_run(instance, result).tags["quel/launch"] == f"closes {dead[:8]}"
+    assert materialized(result)["generated_images"]["outcome"] == "2 of 2 pictures"
+    assert desk.row(job) == before, "a job that is done is not touched again"
+    desk.check_books(job)
+
+
+def test_once_closed_it_stays_closed(instance: DagsterInstance, desk: Desk) -> None:
+    job = made(instance, desk)
+    dead = dead_run(instance, job.job_id)
+    dead_run(instance, job.job_id)
+    assert isinstance(settle(instance, dead), SkipReason), "a newer run is there"
+
+
+def test_a_job_whose_run_died_before_its_end_fails_with_it(instance: DagsterInstance, desk: Desk) -> None:
+    job = desk.job(2)
+    told = settle(instance, dead_run(instance, job.job_id))
+    assert isinstance(told, SkipReason)
+    assert desk.row(job)["job_status"] == "failed"
+
+
+def test_a_run_that_told_why_it_failed_needs_no_other(instance: DagsterInstance, desk: Desk) -> None:
+    job = made(instance, desk)
+    dead = dead_run(instance, job.job_id, **{"dagster/failure_reason": "STEP_FAILURE"})
+    assert isinstance(settle(instance, dead), SkipReason)
