@@ -1,0 +1,75 @@
+"""The Celery application of a worker: `celery -A quel_dagster.pipeline.celery_app worker`.
+
+Importing this module starts a worker process, so the environment is read here.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from typing import Any
+
+from celery.signals import worker_init, worker_process_init, worker_process_shutdown, worker_shutting_down
+from dagster import DagsterInstance
+from dagster_celery.make_app import make_app
+from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
+
+from quel_dagster import redaction
+from quel_dagster.adapters.queue import celery_url
+from quel_dagster.errors import SettingsError
+from quel_dagster.pipeline import draining
+from quel_dagster.pipeline.launcher import CELERY_SETTINGS
+from quel_dagster.pipeline.process import StudioProcess
+from quel_dagster.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+redaction.install()
+
+
+def _redis_url() -> str:
+    url = Settings.read().redis()
+    if url is None:
+        raise SettingsError('REDIS_URL is not set. Set it, or run eval "$(quel env)" beside a `quel up`.')
+    return celery_url(url)
+
+
+app = make_app(  # type: ignore[no-untyped-call]
+    app_args={"broker": _redis_url(), "backend": _redis_url(), "config_source": dict(CELERY_SETTINGS)}
+)
+
+execute_job = create_execute_job_task(app)
+resume_job = create_resume_job_task(app)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def load(**_: Any) -> None:
+    """Load the definitions once, in the parent: every child shares their memory, and one that replaces a dead child
+    is there at once."""
+    from quel_dagster.definitions import defs  # noqa: PLC0415  whoever only looks at the application needs them not
+
+    defs.get_repository_def().get_all_jobs()
+    # A collection in a child would touch, and so copy, every page of what it shares.
+    gc.collect()
+    gc.freeze()
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def warm(**_: Any) -> None:
+    """Open once per process what the first run would wait for: the studio and its connections."""
+    process = StudioProcess.current()
+    process.run(process.studio.parts.database.ensure_schema)
+    with DagsterInstance.get() as instance:
+        instance.get_runs(limit=1)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def hand_over(**_: Any) -> None:
+    """A warm shutdown: runs in flight finish their calls and leave the rest to other workers."""
+    draining.ask()
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def close(**_: Any) -> None:
+    """Close the connections."""
+    StudioProcess.current().close()
