@@ -132,6 +132,11 @@ class Settings(BaseSettings):
         alias="QUEL_ALERT_WEBHOOK_URL",
         description="Where failures are posted as JSON with a `text`; `log:` writes them to the log. Default: nowhere.",
     )
+    webserver_url: str | None = Field(
+        None,
+        alias="QUEL_WEBSERVER_URL",
+        description="Where people reach the web UI, for links to run pages; default: that of the running `quel up`.",
+    )
     workers: int = Field(2, alias="QUEL_WORKERS", ge=1, le=256, description="Runs at a time on this machine.")
 
     @classmethod

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 2.0
 _STORAGE_AWAY = "Dagster's storage does not answer; check DAGSTER_POSTGRES_URL."
 #: What Dagster itself reads from the environment.
-_DAGSTERS = ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "QUEL_WEBSERVER_URL")
+_DAGSTERS = ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
 
 
 def connect() -> Settings:
@@ -37,7 +37,10 @@ def connect() -> Settings:
     """
     settings = Settings.read()
     if settings.database_url is None or settings.redis() is None:
-        os.environ.update(running_endpoints(settings).environment())
+        given = running_endpoints(settings).environment()
+        if settings.webserver_url is not None:  # where people reach it may be another address than its own
+            del given["QUEL_WEBSERVER_URL"]
+        os.environ.update(given)
         return Settings.read()
     if "DAGSTER_HOME" not in os.environ and (running := endpoints_if_running(settings)) is not None:
         given = running.environment()
@@ -55,9 +58,8 @@ def endpoints_if_running(settings: Settings) -> Endpoints | None:
 
 def web_ui(settings: Settings) -> str | None:
     """Where Dagster's pages are: QUEL_WEBSERVER_URL, else the running `quel up`."""
-    given = os.environ.get("QUEL_WEBSERVER_URL")
-    if given:
-        return given.rstrip("/")
+    if settings.webserver_url is not None:
+        return settings.webserver_url.rstrip("/")
     running = endpoints_if_running(settings)
     return running.webserver_url if running else None
 

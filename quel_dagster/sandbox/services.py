@@ -269,6 +269,7 @@ class Stack:
         environment = {
             **settings_environment(self._settings),
             **self.endpoints.environment(),
+            **({"QUEL_WEBSERVER_URL": self._settings.webserver_url} if self._settings.webserver_url else {}),
             "PYTHONUNBUFFERED": "1",
             **self._more_environment,
         }
@@ -298,7 +299,7 @@ class Stack:
         where = self.endpoints
         return self._python(
             "webserver",
-            *("dagster_webserver", "--host", _LOOPBACK, "--port", str(where.webserver_port)),
+            *("quel_dagster.pipeline.webserver", "--host", _LOOPBACK, "--port", str(where.webserver_port)),
             *("--workspace", str(self._workspace)),
             ready=lambda _log: self._location_is_loaded(),
             where=where.webserver_url,

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import quel_dagster
+from quel_dagster.pipeline import webserver
 
 ROOT = Path(quel_dagster.__file__).parent
-PRIVATE = re.compile(r"^(dagster(_celery|_postgres|_shared|_async_executor)?(\.|$))")
+PRIVATE = re.compile(r"^(dagster(_celery|_postgres|_shared|_async_executor|_webserver)?(\.|$))")
 
 #: What our modules import from where, beyond `from dagster import …`.
 IMPORTS = {
@@ -45,6 +46,9 @@ IMPORTS = {
     "dagster_celery.tasks": {"create_execute_job_task", "create_resume_job_task"},
     "dagster_postgres": {"DagsterPostgresStorage"},
     "dagster_postgres.utils": {"DagsterPostgresException"},
+    "dagster_webserver": {"app"},
+    "dagster_webserver.cli": {"main"},
+    "dagster_webserver.webserver": {"DagsterWebserver"},
 }
 
 #: The parameters that calls or overrides of ours go by; more may follow.
@@ -83,6 +87,7 @@ SIGNATURES = {
         "shutdown_event",
     ],
     "dagster._utils.interrupts:check_captured_interrupt": [],
+    "dagster_webserver.webserver:DagsterWebserver.index_html_endpoint": ["self", "request"],
 }
 
 
@@ -152,6 +157,14 @@ def test_the_controller_makes_the_run_queues_daemon_by_its_name() -> None:
     daemon = resolve("dagster._daemon.run_coordinator.queued_run_coordinator_daemon:QueuedRunCoordinatorDaemon")
     assert issubclass(controller.QueuedRunCoordinatorDaemon, daemon)
     assert "QueuedRunCoordinatorDaemon(" in inspect.getsource(controller.create_daemon_of_type)
+
+
+def test_the_web_server_is_made_by_its_name_and_its_page_takes_our_script() -> None:
+    app = importlib.import_module("dagster_webserver.app")
+    assert "return DagsterWebserver(" in inspect.getsource(app.create_app_from_workspace_process_context)
+    page = (Path(app.__file__).parent / "webapp/build/index.html").read_text()
+    with_script = webserver.with_hidden_tags(page)
+    assert with_script.index("unpinned-tags") < with_script.index(" src=")
 
 
 def test_the_launcher_keeps_its_celery_application_and_its_instance() -> None:

@@ -1,4 +1,4 @@
-"""Reading objects over HTTP: bounded in size and time, never redirected; and what an HTTP failure is called."""
+"""Objects over HTTP: bounded in size and time, never redirected; and what an HTTP failure is called."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def http_client(patience: Patience) -> httpx.AsyncClient:
     )
 
 
-class Downloads:
-    """GET and HEAD of objects by URL. The URL may be signed: it is in no message."""
+class HttpObjects:
+    """GET, HEAD and DELETE of objects by URL. The URL may be signed: it is in no message."""
 
     def __init__(self, service: Service, client: httpx.AsyncClient) -> None:
         self._service = service
@@ -99,6 +99,10 @@ class Downloads:
         """Bytes of the object, as the server declares them."""
         async with self._answer("HEAD", url) as answer:
             return int(answer.headers["content-length"])
+
+    async def delete(self, url: str) -> None:
+        async with self._answer("DELETE", url):
+            pass
 
     @asynccontextmanager
     async def _answer(self, method: str, url: str) -> AsyncIterator[httpx.Response]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, U
 from obstore.store import LocalStore
 from obstore.store import S3Store as ObstoreS3Store
 
-from quel_dagster.adapters.storage.http import CONNECT_TIMEOUT, Downloads, Service, http_client
+from quel_dagster.adapters.storage.http import CONNECT_TIMEOUT, HttpObjects, Service, http_client
 from quel_dagster.adapters.storage.patience import Patience
 from quel_dagster.errors import ObjectNotFoundError, StorageError, StorageUnavailableError
 from quel_dagster.jobs.references import checked_key
@@ -77,6 +77,15 @@ class FileStore:
 
         return await self._patience.call(f"size of {key}", attempt)
 
+    async def delete(self, key: str) -> None:
+        key = checked_key(key)
+
+        async def attempt() -> None:
+            with suppress(ObjectNotFoundError), _file_errors():
+                await obstore.delete_async(self._store, key)
+
+        await self._patience.call(f"removal of {key}", attempt)
+
     async def aclose(self) -> None:
         """There is nothing to close."""
 
@@ -84,7 +93,7 @@ class FileStore:
 class S3Store:
     """A bucket of anything that speaks S3. Credentials that are not given come from the machine's role.
 
-    Downloads go through URLs that obstore signs, since obstore itself follows redirects and cannot be told not to.
+    All but uploads go through URLs that obstore signs, since obstore itself follows redirects whatever it is told.
     """
 
     backend = "s3"
@@ -123,7 +132,7 @@ class S3Store:
         )
         self._patience = patience
         self._client = http_client(patience)
-        self._downloads = Downloads(_S3, self._client)
+        self._objects = HttpObjects(_S3, self._client)
 
     async def put(self, key: str, data: bytes, *, content_type: str) -> None:
         key = checked_key(key)
@@ -142,7 +151,7 @@ class S3Store:
         async def attempt() -> bytes:
             with _s3_errors():
                 url = await obstore.sign_async(self._store, "GET", key, _SIGNATURE_LIFETIME)
-            return await self._downloads.get(url, max_bytes=max_bytes)
+            return await self._objects.get(url, max_bytes=max_bytes)
 
         return await self._patience.call(f"download of {key}", attempt)
 
@@ -152,9 +161,20 @@ class S3Store:
         async def attempt() -> int:
             with _s3_errors():
                 url = await obstore.sign_async(self._store, "HEAD", key, _SIGNATURE_LIFETIME)
-            return await self._downloads.size(url)
+            return await self._objects.size(url)
 
         return await self._patience.call(f"size of {key}", attempt)
+
+    async def delete(self, key: str) -> None:
+        key = checked_key(key)
+
+        async def attempt() -> None:
+            with _s3_errors():
+                url = await obstore.sign_async(self._store, "DELETE", key, _SIGNATURE_LIFETIME)
+            with suppress(ObjectNotFoundError):
+                await self._objects.delete(url)
+
+        await self._patience.call(f"removal of {key}", attempt)
 
     async def aclose(self) -> None:
         await self._client.aclose()

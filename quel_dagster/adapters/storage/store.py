@@ -37,6 +37,9 @@ class ObjectStore(Protocol):
     async def size(self, key: str) -> int:
         """Bytes of an object; ObjectNotFoundError if there is none."""
 
+    async def delete(self, key: str) -> None:
+        """Take an object away; that there is none is as good."""
+
     async def aclose(self) -> None:
         """Close the connections."""
 

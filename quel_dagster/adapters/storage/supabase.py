@@ -9,7 +9,7 @@ from urllib.parse import quote
 from storage3 import AsyncStorageClient
 from storage3.exceptions import StorageApiError
 
-from quel_dagster.adapters.storage.http import Downloads, Service, http_client
+from quel_dagster.adapters.storage.http import HttpObjects, Service, http_client
 from quel_dagster.adapters.storage.patience import Patience
 from quel_dagster.errors import StorageError
 from quel_dagster.jobs.references import checked_key
@@ -29,7 +29,7 @@ class SupabaseStore:
         self._public_base_url = public_base_url.rstrip("/") + "/"
         self._patience = patience
         self._client = http_client(patience)
-        self._downloads = Downloads(_DOWNLOAD, self._client)
+        self._objects = HttpObjects(_DOWNLOAD, self._client)
         self._bucket = AsyncStorageClient(
             f"{url.rstrip('/')}/storage/v1/",
             {"apikey": service_key, "authorization": f"Bearer {service_key}"},
@@ -40,7 +40,7 @@ class SupabaseStore:
         key = checked_key(key)
 
         async def attempt() -> None:
-            with _named_errors(missing=StorageError(f"Supabase has no bucket {BUCKET!r}; check SUPABASE_URL")):
+            with _named_errors(missing=_no_bucket()):
                 await self._bucket.upload(key, data, {"content-type": content_type, "upsert": "true"})
 
         await self._patience.call(f"upload of {key}", attempt)
@@ -48,7 +48,7 @@ class SupabaseStore:
     async def get(self, key: str, *, max_bytes: int) -> bytes:
         key = checked_key(key)
         url = self._public_base_url + quote(key)
-        return await self._patience.call(f"download of {key}", lambda: self._downloads.get(url, max_bytes=max_bytes))
+        return await self._patience.call(f"download of {key}", lambda: self._objects.get(url, max_bytes=max_bytes))
 
     async def size(self, key: str) -> int:
         key = checked_key(key)
@@ -60,8 +60,21 @@ class SupabaseStore:
 
         return await self._patience.call(f"size of {key}", attempt)
 
+    async def delete(self, key: str) -> None:
+        key = checked_key(key)
+
+        async def attempt() -> None:
+            with _named_errors(missing=_no_bucket()):
+                await self._bucket.remove([key])
+
+        await self._patience.call(f"removal of {key}", attempt)
+
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _no_bucket() -> StorageError:
+    return StorageError(f"Supabase has no bucket {BUCKET!r}; check SUPABASE_URL")
 
 
 @contextmanager

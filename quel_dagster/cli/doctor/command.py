@@ -17,8 +17,8 @@ from quel_dagster.settings import Settings
 def doctor(as_json: AsJson = False) -> None:
     """Check every outside part, one line each, with what to do about it.
 
-    Spends nothing and changes nothing but one small object, quel-doctor/probe.txt. Exit code 1 when something is ✗;
-    a warning (!) works, but a person should know of it.
+    Spends nothing and leaves nothing behind: one small object, quel-doctor/probe.txt, is stored and deleted again. Exit
+    code 1 when something is ✗; a warning (!) works, but a person should know of it.
     """
     findings = []
     for finding in _findings():

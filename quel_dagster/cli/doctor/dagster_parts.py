@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ def check_dagster(settings: Settings) -> Iterator[Finding]:
             yield _storage.ok(f"{plural(runs, 'run')} so far")
             yield from _daemon_findings(instance)
             yield from _code_findings(settings)
-            yield from _worker_findings(instance)
+            yield from _worker_findings(instance, settings)
     except SettingsError as error:
         yield _storage.failed("cannot be opened", str(error))
     except QuelError as error:
@@ -102,7 +101,7 @@ def _location_findings(entries: list[dict[str, Any]]) -> Iterator[Finding]:
             yield _code.ok(f"location {entry['name']} is loaded")
 
 
-def _worker_findings(instance: DagsterInstance) -> Iterator[Finding]:
+def _worker_findings(instance: DagsterInstance, settings: Settings) -> Iterator[Finding]:
     from kombu.exceptions import KombuError  # noqa: PLC0415
     from redis import RedisError  # noqa: PLC0415
 
@@ -124,12 +123,13 @@ def _worker_findings(instance: DagsterInstance) -> Iterator[Finding]:
         return
     slots = sum(int(worker.get("pool", {}).get("max-concurrency", 0)) for worker in stats.values())
     yield _workers.ok(f"{plural(len(stats), 'worker')} with {plural(slots, 'slot')}: {', '.join(sorted(stats))}")
-    yield from _slot_findings(instance, slots)
+    yield from _slot_findings(instance, slots, settings)
 
 
-def _slot_findings(instance: DagsterInstance, slots: int) -> Iterator[Finding]:
+def _slot_findings(instance: DagsterInstance, slots: int, settings: Settings) -> Iterator[Finding]:
     config: Any = instance.get_concurrency_config().run_queue_config
-    allowed = config.max_concurrent_runs if config is not None else int(os.environ.get("QUEL_WORKERS", slots))
+    told = settings.workers if "workers" in settings.model_fields_set else slots
+    allowed = config.max_concurrent_runs if config is not None else told
     if allowed > slots:
         yield _workers.failed(
             f"{allowed} runs may be launched at a time, and there are {plural(slots, 'slot')}",

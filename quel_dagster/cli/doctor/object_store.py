@@ -1,4 +1,4 @@
-"""The object store: a small object can be stored, read and measured."""
+"""The object store: a small object can be stored, read and taken away again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quel_dagster.cli.doctor.finding import Finding, Part
 from quel_dagster.errors import SettingsError, StorageError
 from quel_dagster.settings import Settings
 
-#: One key for all times: each look replaces what the one before left.
+#: One key for all times: should it stay behind, the next look replaces it.
 PROBE_KEY = "quel-doctor/probe.txt"
 _PATIENCE = Patience(attempts=2, attempt_timeout=10, total_timeout=15)
 
@@ -45,9 +45,13 @@ async def _put_and_get(store: ObjectStore) -> Finding:
         found = await store.get(PROBE_KEY, max_bytes=10_000)
     except StorageError as error:
         return _part.failed(f"{store.backend}: {error}", "references cannot be read; check the URL for downloads")
+    try:
+        await store.delete(PROBE_KEY)
+    except StorageError as error:
+        return _part.warning(f"{store.backend}: {error}", f"delete {PROBE_KEY} by hand; nothing else needs that right")
     if found != data:
         return _part.warning(
             f"{store.backend}: an object that was replaced still reads as before",
             "a cache stands between; have it ask the store again, or let it expire soon",
         )
-    return _part.ok(f"{store.backend}: {PROBE_KEY} was stored and read back")
+    return _part.ok(f"{store.backend}: {PROBE_KEY} was stored, read back and deleted")

@@ -227,11 +227,11 @@ def test_a_redis_that_refuses_us(redis_url: str, server: redis.Redis) -> None:
 # --- object store, Gemini, Dagster -----------------------------------------------------------------------
 
 
-def test_an_object_store_leaves_one_small_object(tmp_path: Path) -> None:
+def test_the_look_at_an_object_store_leaves_nothing_behind(tmp_path: Path) -> None:
     settings = Settings.read(_env_file=None, storage_url=tmp_path.as_uri())
-    for _ in range(2):
-        assert failures(check_object_store(settings)) == []
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / PROBE_KEY]
+    (finding,) = check_object_store(settings)
+    assert (finding.result, PROBE_KEY in finding.said) == (Result.OK, True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_an_object_store_that_cannot_be_used(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """A server that speaks the part of Supabase Storage's HTTP API that the store uses, over real HTTP.
 
 As documented: `POST|PUT /storage/v1/object/{bucket}/{key}` (form with a file, `x-upsert`, key in `authorization`),
-`GET /storage/v1/object/info/{bucket}/{key}`, `GET /storage/v1/object/public/{bucket}/{key}`. Errors come the way the
-service sends them: HTTP 400 with the real status in the body.
+`GET /storage/v1/object/info/{bucket}/{key}`, `GET /storage/v1/object/public/{bucket}/{key}`, `DELETE
+/storage/v1/object/{bucket}` (`{"prefixes": [key, …]}`; what is not there is left out of the answer). Errors come the
+way the service sends them: HTTP 400 with the real status in the body.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class SupabaseServer:
             return self._info(path.removeprefix("info/"))
         if request.method in {"POST", "PUT"}:
             return self._upload(path, request)
+        if request.method == "DELETE":
+            return self._remove(path, request)
         return refusal(404, "not_found", "Route not found")
 
     def _public(self, name: str) -> Response:
@@ -68,6 +71,13 @@ class SupabaseServer:
         file = request.files["file"]
         self.objects[name] = StoredObject(file.read(), file.content_type)
         return Response(json.dumps({"Id": "1", "Key": name}), content_type="application/json")
+
+    def _remove(self, bucket: str, request: Request) -> Response:
+        if bucket not in self.buckets:
+            return refusal(404, "Bucket not found", "Bucket not found")
+        names = [key for key in json.loads(request.data)["prefixes"] if self.objects.pop(f"{bucket}/{key}", None)]
+        body = [{"name": name, "bucket_id": bucket} for name in names]
+        return Response(json.dumps(body), content_type="application/json")
 
 
 def refusal(status: int, error: str, message: str) -> Response:

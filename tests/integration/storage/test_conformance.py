@@ -61,6 +61,23 @@ async def test_an_encoded_key_is_the_same_as_the_plain_one(store: ObjectStore) -
     assert await store.get("folder/a%20b.webp", max_bytes=10) == b"1"
 
 
+async def test_what_is_taken_away_is_gone_and_its_neighbours_stay(store: ObjectStore) -> None:
+    names = ("gone/a.webp", "gone/상의 여름 (1).webp", "gone/a.webp.webp")
+    for key in names:
+        await store.put(key, b"1", content_type=WEBP)
+    for key in names[:2]:
+        await store.delete(key)
+        with pytest.raises(ObjectNotFoundError):
+            await store.size(key)
+        with pytest.raises(ObjectNotFoundError):
+            await store.get(key, max_bytes=10)
+    assert await store.size(names[2]) == 1
+
+
+async def test_taking_away_what_is_not_there_is_no_error(store: ObjectStore) -> None:
+    await store.delete("no/such.webp")
+
+
 async def test_a_large_object(store: ObjectStore) -> None:
     data = bytes(range(256)) * 40_000
     await store.put("large.webp", data, content_type=WEBP)
@@ -91,7 +108,8 @@ async def test_more_than_the_limit_is_not_read(store: ObjectStore) -> None:
     "key", ["../outside", "a/%2e%2e/b", "/etc/passwd", "http://127.0.0.1/x", "@127.0.0.1/x", "", "a//b"]
 )
 async def test_a_key_that_points_outside_is_refused(store: ObjectStore, key: str) -> None:
-    for call in (store.put(key, b"1", content_type=WEBP), store.get(key, max_bytes=10), store.size(key)):
+    calls = (store.put(key, b"1", content_type=WEBP), store.get(key, max_bytes=10), store.size(key), store.delete(key))
+    for call in calls:
         with pytest.raises(StorageKeyError):
             await call
 

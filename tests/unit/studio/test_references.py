@@ -79,6 +79,9 @@ class Shop:
     async def size(self, key: str) -> int:
         raise NotImplementedError
 
+    async def delete(self, key: str) -> None:
+        raise NotImplementedError
+
     async def aclose(self) -> None:
         raise NotImplementedError
 
