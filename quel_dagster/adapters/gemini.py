@@ -1,7 +1,7 @@
 """The one door to Gemini: a picture, or a `GeminiError` whose class says what to do about it.
 
 Belongs here: the request of domain.md §6, reading the answer, deadlines, retries. Does not belong here: what
-the text says (`jobs`), what is done with the picture (`studio`), limits over all runs (pass a `gate`).
+the text says (`jobs`), what is done with the picture (`studio`), limits over all runs (`gemini_quota`, as a `gate`).
 
 Tried again, with growing pauses:
     GeminiRateLimitedError  429; not before Retry-After or RetryInfo say so
@@ -58,9 +58,11 @@ from quel_dagster.settings import Settings
 
 T = TypeVar("T")
 
-#: Entered around every single call, so that a limit over all runs can hold calls back. The error of a failed
-#: call passes through its `__aexit__`: a limiter sees there that somebody got a 429, and for how long.
-Gate = Callable[[], AbstractAsyncContextManager[None]]
+#: Entered around every single call, so that a limit over all runs can hold calls back; given whom to tell why. The
+#: error of a failed call passes through its `__aexit__`: there a limiter sees a 429, and for how long.
+Gate = Callable[[Callable[[str], None]], AbstractAsyncContextManager[None]]
+#: Entered around every single call too, before the gate.
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 TEMPERATURE = 0.45
 LONGEST_BACKOFF_SECONDS = 60.0
@@ -117,7 +119,7 @@ class GeminiClient:
         self._timeout = timeout_seconds
         self._attempts = attempts
         self._backoff = backoff_seconds
-        self._gate: Gate = gate or nullcontext
+        self._gate: Gate = gate or _open
         address, headers = _address(base_url)
         self._where = address or "Google"
         self._connections = _Connections()
@@ -162,7 +164,9 @@ class GeminiClient:
         parts: Sequence[ImagePart],
         aspect_ratio: str,
         accept: Callable[[bytes], Awaitable[T]],
-        turn: Gate = nullcontext,
+        turn: Turn = nullcontext,
+        on_wait: Callable[[str], None] = lambda _why: None,
+        on_admitted: Callable[[float], None] = lambda _seconds: None,
         on_call: Callable[[int], None] | None = None,
         on_retry: Callable[[int, GeminiError, float], None] | None = None,
     ) -> Generation[T]:
@@ -175,6 +179,9 @@ class GeminiClient:
             accept: decodes the picture's bytes; a `PictureError` from it is a broken answer and is retried.
             turn: entered around each call, before the gate: the caller's own bound on calls at a time. A picture that
                 pauses between attempts, or is being decoded, holds no turn. Not counted as waiting.
+            on_wait: told why, when the gate holds a call back.
+            on_admitted: told how many seconds the gate held a call back, before each. They count for no deadline and
+                are no attempt.
             on_call: told the attempt's number, from 1, right before its request.
             on_retry: told the failed attempt's number, its error, and the seconds until the next attempt.
 
@@ -214,9 +221,10 @@ class GeminiClient:
                 with attempt:
                     async with turn():
                         at_gate = time.monotonic()
-                        async with self._gate():
+                        async with self._gate(on_wait):
                             started = time.monotonic()
                             waiting += started - at_gate
+                            on_admitted(started - at_gate)
                             if on_call is not None:
                                 on_call(number)
                             try:
@@ -360,6 +368,11 @@ class GeminiClient:
         line = " ".join("".join(c if c.isprintable() else " " for c in str(said or "")).split())
         line = _GOOGLE_KEY.sub("***", line.replace(self._key, "***"))
         return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1].rstrip() + "…"
+
+
+def _open(_on_wait: Callable[[str], None]) -> AbstractAsyncContextManager[None]:
+    """A gate that holds nobody back."""
+    return nullcontext()
 
 
 class _Connections(httpx2.AsyncClient):

@@ -210,6 +210,7 @@ def of_outcome(outcome: UnitOutcome) -> Entries:
             "calls": _calls(new) if new else None,
             "asked": MetadataValue.text(_cut(outcome.text, TEXT)) if outcome.text else None,
             "seconds": MetadataValue.float(round(outcome.seconds, 2)),
+            "waited_for_quota_seconds": round(outcome.quota_seconds, 2) or None,
         }
     )
 
@@ -333,6 +334,7 @@ def _durations(outcome: JobOutcome, units: Sequence[UnitOutcome], job: Job, time
         ("references and image parts, all units", _sum(unit.prepare_seconds for unit in units)),
         ("Gemini, all calls", _sum(picture.gemini_seconds for picture in pictures)),
         ("waiting for the next call", _sum(picture.waited_seconds for picture in pictures)),
+        ("of that, for Gemini's quota", _sum(unit.quota_seconds for unit in units)),
         ("object store, all uploads", _sum(picture.storage_seconds for picture in pictures)),
         ("database, all pictures", _sum(picture.database_seconds for picture in pictures)),
     ]
@@ -456,7 +458,18 @@ def _thumbnails(pictures: Iterable[PictureMade]) -> MetadataValue | None:
 
 def _calls(pictures: Sequence[PictureMade]) -> MetadataValue:
     return _table(
-        ("picture", "attach_id", "attempts", "gemini_s", "waited_s", "storage_s", "database_s", "kB", "pixels"),
+        (
+            "picture",
+            "attach_id",
+            "attempts",
+            "gemini_s",
+            "waited_s",
+            "quota_s",
+            "storage_s",
+            "database_s",
+            "kB",
+            "pixels",
+        ),
         (
             {
                 "picture": picture.slot.number,
@@ -464,6 +477,7 @@ def _calls(pictures: Sequence[PictureMade]) -> MetadataValue:
                 "attempts": picture.attempts,
                 "gemini_s": picture.gemini_seconds,
                 "waited_s": picture.waited_seconds,
+                "quota_s": picture.quota_seconds,
                 "storage_s": picture.storage_seconds,
                 "database_s": picture.database_seconds,
                 "kB": round(picture.size / 1000),

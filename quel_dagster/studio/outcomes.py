@@ -103,6 +103,8 @@ class PictureMade(Value):
     #: seconds: in Gemini calls, waiting for them (backoff, limits), in the object store, in the transaction
     gemini_seconds: float = 0.0
     waited_seconds: float = 0.0
+    #: of those waited, for the quota that all runs share
+    quota_seconds: float = 0.0
     storage_seconds: float = 0.0
     database_seconds: float = 0.0
     #: small WebP for the run page, base64
@@ -133,6 +135,8 @@ class UnitOutcome(Value):
     seconds: float = 0.0
     #: of those, fetching references and laying out image parts
     prepare_seconds: float = 0.0
+    #: waited for Gemini's quota, summed over all pictures, failed ones included
+    quota_seconds: float = 0.0
 
 
 class JobOutcome(Value):

@@ -11,7 +11,7 @@ import base64
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from quel_dagster.adapters.counters import Counters, Tally
 from quel_dagster.adapters.database.lease import LeaseKeeper
 from quel_dagster.adapters.database.store import Claim, Database, Made, Payer
 from quel_dagster.adapters.gemini import GeminiClient
+from quel_dagster.adapters.gemini_quota import GeminiQuota
 from quel_dagster.adapters.queue import CancelFlags
 from quel_dagster.adapters.storage.store import ObjectStore
 from quel_dagster.errors import (
@@ -69,6 +70,8 @@ class Parts:
     database_url: str
     store: ObjectStore
     gemini: GeminiClient
+    #: the gate of `gemini`
+    quota: GeminiQuota
     cancel_flags: CancelFlags
     counters: Counters
     #: credits per picture
@@ -310,6 +313,7 @@ class JobSession:
         _say.set(say)
         started = time.monotonic()
         prepare_seconds = 0.0
+        quota: dict[Slot, float] = {}
         plan = await self._planned()
         say(f"🎬 Stage {unit.index}/{len(plan.units)}: Processing {unit.quantity} images")
         before = [
@@ -329,7 +333,10 @@ class JobSession:
                     brief, images = await self._prepare(unit, plan)
                     prepare_seconds = time.monotonic() - preparing
                 results = await asyncio.gather(
-                    *(self._picture(slot, brief, images, payer=payer, plan=plan, say=say) for slot in missing)
+                    *(
+                        self._picture(slot, brief, images, payer=payer, plan=plan, say=say, quota=quota)
+                        for slot in missing
+                    )
                 )
             except QuelError as error:
                 self._stop_on(error)
@@ -352,6 +359,7 @@ class JobSession:
             warnings=brief.warnings if brief else (),
             seconds=time.monotonic() - started,
             prepare_seconds=prepare_seconds,
+            quota_seconds=round(sum(quota.values()), 3),
         )
 
     async def _prepare(self, unit: Unit, plan: Plan) -> tuple[Brief, tuple[ImagePart, ...]]:
@@ -374,9 +382,21 @@ class JobSession:
         return brief, tuple(images)
 
     async def _picture(
-        self, slot: Slot, brief: Brief, images: Sequence[ImagePart], *, payer: Payer, plan: Plan, say: Say
+        self,
+        slot: Slot,
+        brief: Brief,
+        images: Sequence[ImagePart],
+        *,
+        payer: Payer,
+        plan: Plan,
+        say: Say,
+        quota: MutableMapping[Slot, float],
     ) -> PictureMade | PictureFailed:
-        """One picture: Gemini, WebP, object store, the one transaction."""
+        """One picture: Gemini, WebP, object store, the one transaction; `quota` gets its wait for Gemini's."""
+
+        def admitted(seconds: float) -> None:
+            quota[slot] = quota.get(slot, 0.0) + seconds
+
         try:
             with self._stoppable():
                 generation = await self._parts.gemini.generate(
@@ -385,6 +405,8 @@ class JobSession:
                     aspect_ratio=brief.aspect_ratio,
                     accept=_to_webp,
                     turn=self._turn,
+                    on_wait=say,
+                    on_admitted=admitted,
                     on_call=lambda _attempt: say("Calling Gemini API"),
                     on_retry=lambda attempt, error, pause: self._retrying(attempt, error, pause, say),
                 )
@@ -437,6 +459,7 @@ class JobSession:
             attempts=generation.attempts,
             gemini_seconds=round(generation.seconds, 3),
             waited_seconds=round(generation.waited, 3),
+            quota_seconds=round(quota.get(slot, 0.0), 3),
             storage_seconds=round(committing - uploading, 3),
             database_seconds=round(committed_at - committing, 3),
             thumbnail=small if slot.number < THUMBNAILS_PER_UNIT else None,

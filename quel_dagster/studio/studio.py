@@ -9,6 +9,7 @@ from uuid import UUID
 from quel_dagster.adapters.counters import Counters
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.gemini import GeminiClient
+from quel_dagster.adapters.gemini_quota import GeminiQuota
 from quel_dagster.adapters.queue import CancelFlags
 from quel_dagster.adapters.storage.store import open_store
 from quel_dagster.errors import RunTerminatedError, SettingsError
@@ -38,12 +39,14 @@ class Studio:
         if redis_url is None:
             raise SettingsError('REDIS_URL is not set. Set it, or run eval "$(quel env)" beside a `quel up`.')
         database_url = settings.database_url.get_secret_value()
+        quota = GeminiQuota.from_settings(settings, redis_url)
         return cls(
             Parts(
                 database=Database(database_url),
                 database_url=database_url,
                 store=open_store(settings),
-                gemini=GeminiClient.from_settings(settings),
+                gemini=GeminiClient.from_settings(settings, gate=quota.place),
+                quota=quota,
                 cancel_flags=CancelFlags(redis_url),
                 counters=Counters(redis_url),
                 price=settings.image_per_price,
@@ -94,6 +97,7 @@ class Studio:
             await self.close_session(run_id)
         await self.parts.store.aclose()
         await self.parts.gemini.aclose()
+        await self.parts.quota.aclose()
         await self.parts.cancel_flags.aclose()
         await self.parts.counters.aclose()
         await self.parts.database.aclose()

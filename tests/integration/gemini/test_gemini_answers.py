@@ -331,7 +331,7 @@ async def test_the_gate_is_held_around_each_call_and_sees_its_error(server: Gemi
     story: list[str] = []
 
     @asynccontextmanager
-    async def gate():  # type: ignore[no-untyped-def]
+    async def gate(_on_wait):  # type: ignore[no-untyped-def]
         story.append("enter")
         try:
             yield
@@ -354,7 +354,7 @@ async def test_the_gate_is_held_around_each_call_and_sees_its_error(server: Gemi
 
 async def test_waiting_at_the_gate_is_told_apart_from_calling(server: GeminiStandIn, ask: Ask) -> None:
     @asynccontextmanager
-    async def slow_gate():  # type: ignore[no-untyped-def]
+    async def slow_gate(_on_wait):  # type: ignore[no-untyped-def]
         await asyncio.sleep(0.2)
         yield
 
