@@ -1,19 +1,27 @@
-"""How a day went, as an asset with a partition a day: jobs, pictures, credits, reasons, how long users waited."""
+"""How a day went, as an asset with a partition a day: jobs, pictures, credits, reasons, how long users waited.
+
+The schedule adds a day's partition when the day is over, so that an installation has the days that it has seen and none
+is missing. An earlier day is summed up by hand: *Materialize*, then *Add a partition* named like `2026-11-22`.
+"""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
 
 from dagster import (
     AssetExecutionContext,
     AssetSelection,
-    DailyPartitionsDefinition,
     DefaultScheduleStatus,
+    DynamicPartitionsDefinition,
+    Failure,
     MaterializeResult,
+    RunRequest,
+    ScheduleEvaluationContext,
     asset,
-    build_schedule_from_partitioned_job,
     define_asset_job,
+    schedule,
 )
 
 from quel_dagster.adapters.database.figures import Group, Span, span
@@ -22,7 +30,10 @@ from quel_dagster.pipeline.assets import PIPELINE_OWNER
 from quel_dagster.pipeline.names import CREDITS_KEY, DAILY_SUMMARY, PRODUCTIONS_KEY
 from quel_dagster.pipeline.resources import StudioResource
 
-DAYS = DailyPartitionsDefinition(start_date="2026-01-01")
+DAYS_NAME = "summary_days"
+DAYS = DynamicPartitionsDefinition(name=DAYS_NAME)
+#: Days that are caught up with after a pause of the daemon.
+LONGEST_PAUSE_DAYS = 31
 #: Reasons that a table tells apart.
 REASONS = 30
 
@@ -40,13 +51,24 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
     kinds={"report"},
     owners=[PIPELINE_OWNER],
     description="The jobs written on one day (UTC) as they stand: how they ended, pictures, credits charged that day, "
-    "why pictures are missing, and how long users waited (p50 and p95). Materialize a day again to refresh it.",
+    "why pictures are missing, and how long users waited (p50 and p95). Materialize a day again to refresh it; an "
+    "earlier day by adding its partition, such as 2026-11-22.",
 )
 def daily_summary(context: AssetExecutionContext, studio: StudioResource) -> MaterializeResult[None]:
-    window = context.partition_time_window
+    begin = begin_of(context.partition_key)
     process = studio.process
-    day = process.run(lambda: span(process.studio.parts.database, window.start, window.end))
+    day = process.run(lambda: span(process.studio.parts.database, begin, begin + timedelta(days=1)))
     return MaterializeResult(metadata=of_day(day))
+
+
+def begin_of(partition_key: str) -> datetime:
+    """When this day begins (UTC); raises Failure, in words, when it is none."""
+    try:
+        return datetime.combine(date.fromisoformat(partition_key), time(), UTC)
+    except ValueError:
+        raise Failure(
+            f"Partition {partition_key!r:.80} is not a day; add one such as 2026-11-22.", allow_retries=False
+        ) from None
 
 
 def of_day(day: Span) -> metadata.Entries:
@@ -126,11 +148,34 @@ daily_summary_job = define_asset_job(
     selection=AssetSelection.assets(DAILY_SUMMARY),
     description="Sums up one day.",
 )
-daily_summary_schedule = build_schedule_from_partitioned_job(
-    daily_summary_job,
+
+
+@schedule(
     name="daily_summary",
-    hour_of_day=0,
-    minute_of_hour=30,
+    job=daily_summary_job,
+    cron_schedule="30 0 * * *",
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Sums up the day before, half an hour after its end (UTC).",
+    description="Sums up the day before, half an hour after its end (UTC), and the days that a pause has left out.",
 )
+def daily_summary_schedule(context: ScheduleEvaluationContext) -> Iterator[RunRequest]:
+    known = context.instance.get_dynamic_partitions(DAYS_NAME)
+    yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
+    days = [day.isoformat() for day in days_to_sum_up(known, yesterday)]
+    context.instance.add_dynamic_partitions(DAYS_NAME, days)
+    for day in days:
+        yield RunRequest(run_key=day, partition_key=day)
+
+
+def days_to_sum_up(known: Sequence[str], yesterday: date) -> list[date]:
+    """Yesterday, and before it the days since the last one that is known."""
+    before = [day for day in map(_day, known) if day is not None and day < yesterday]
+    first = max(before) + timedelta(days=1) if before else yesterday
+    first = max(first, yesterday - timedelta(days=LONGEST_PAUSE_DAYS - 1))
+    return [first + timedelta(days=number) for number in range((yesterday - first).days + 1)]
+
+
+def _day(partition_key: str) -> date | None:
+    try:
+        return date.fromisoformat(partition_key)
+    except ValueError:
+        return None

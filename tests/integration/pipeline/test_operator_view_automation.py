@@ -43,6 +43,7 @@ from quel_dagster.pipeline.observations import queue_observer
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.retention import forget_runless, forget_runs
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
+from quel_dagster.pipeline.summary import DAYS_NAME
 from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
 from quel_dagster.settings import Settings
 from quel_dagster.studio.studio import Studio
@@ -196,6 +197,7 @@ def test_a_day_is_summed_up_from_the_tables(instance: DagsterInstance, desk: Des
         )
         desk.all("update quel_credits set created_at = %s where user_id = %s", day, job.member_id)
 
+    instance.add_dynamic_partitions(DAYS_NAME, ["2026-03-03"])
     result = execute_job(
         reconstructable(summarized), instance=instance, tags={"dagster/partition": "2026-03-03"}, raise_on_error=True
     )

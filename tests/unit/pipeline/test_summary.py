@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
+from pathlib import Path
+
 import pytest
+from dagster import DagsterInstance, Failure, RunRequest, build_schedule_context
 
 from quel_dagster.adapters.database.figures import Group, Span
-from quel_dagster.pipeline.summary import of_day, percentile, reasons
+from quel_dagster.pipeline.summary import (
+    DAYS_NAME,
+    LONGEST_PAUSE_DAYS,
+    begin_of,
+    daily_summary_schedule,
+    days_to_sum_up,
+    of_day,
+    percentile,
+    reasons,
+)
 
 
 def group(category: str, status: str, **more: object) -> Group:
@@ -71,3 +84,39 @@ def test_a_day_without_a_job_is_a_day() -> None:
     shown = of_day(Span(groups=(), credits=0, charges=0, reasons=()))
     assert (shown["jobs"], shown["pictures"]) == (0, 0)
     assert "p50_seconds" not in shown
+
+
+YESTERDAY = date(2026, 11, 21)
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ([], [21]),
+        (["2026-11-20"], [21]),
+        (["2026-11-20", "2026-11-21", "2026-11-22"], [21]),
+        (["2026-11-18", "someday"], [19, 20, 21]),
+    ],
+)
+def test_an_installation_has_the_days_that_it_has_seen(known: list[str], expected: list[int]) -> None:
+    assert days_to_sum_up(known, YESTERDAY) == [date(2026, 11, day) for day in expected]
+
+
+def test_a_long_pause_is_not_caught_up_with_whole() -> None:
+    days = days_to_sum_up(["2026-01-01"], YESTERDAY)
+    assert (len(days), days[-1]) == (LONGEST_PAUSE_DAYS, YESTERDAY)
+
+
+def test_the_schedule_adds_the_day_that_is_over(tmp_path: Path) -> None:
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        tick = build_schedule_context(instance, scheduled_execution_time=datetime(2026, 11, 22, 0, 30, tzinfo=UTC))
+        requests = list(daily_summary_schedule(tick))
+        assert all(isinstance(request, RunRequest) for request in requests)
+        assert [(request.run_key, request.partition_key) for request in requests] == [("2026-11-21", "2026-11-21")]
+        assert instance.get_dynamic_partitions(DAYS_NAME) == ["2026-11-21"]
+
+
+def test_a_partition_that_is_no_day_is_refused_in_words() -> None:
+    assert begin_of("2026-11-22") == datetime(2026, 11, 22, tzinfo=UTC)
+    with pytest.raises(Failure, match="'yesterday' is not a day"):
+        begin_of("yesterday")
