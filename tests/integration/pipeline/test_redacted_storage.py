@@ -49,7 +49,7 @@ def tables(endpoints: Endpoints) -> Iterator[None]:
     written = redaction._written(CANARY)
     with psycopg.connect(endpoints.dagster_postgres_url.replace("+psycopg2", "")) as connection:
         for table in ("event_logs", "runs", "run_tags", "job_ticks", "daemon_heartbeats", "asset_keys", "kvs"):
-            for (row,) in connection.execute(f"select t::text from {table} t".encode()):
+            for (row,) in connection.execute(f"select t::text from {table} t".encode()):  # noqa: S608
                 assert not any(text in row for text in written), (table, row)
 
 
@@ -58,7 +58,7 @@ def tells(context) -> None:  # type: ignore[no-untyped-def]
     context.log.warning(f"a line with {CANARY} in it")
     context.add_output_metadata({"note": MetadataValue.md(f"*{CANARY}*"), "facts": {"deep": [CANARY]}})
     try:
-        raise ConnectionError(f"redis://:{CANARY}@h refused")
+        raise ConnectionError(f"redis://:{CANARY}@h refused")  # noqa: TRY301 - the cause of the next
     except ConnectionError as cause:
         raise RuntimeError(f"cannot go on with {CANARY!r}") from cause
 
