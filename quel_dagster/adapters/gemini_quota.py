@@ -84,6 +84,8 @@ redis.call('ZREMRANGEBYSCORE', flight, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', calls, '-inf', now - window)
 redis.call('ZADD', line, asked, token)
 redis.call('ZADD', seen, now + seen_ms, token)
+redis.call('PEXPIRE', line, 2 * seen_ms)
+redis.call('PEXPIRE', seen, 2 * seen_ms)
 local rank = redis.call('ZRANK', line, token)
 
 local resume = tonumber(redis.call('GET', pause) or 0)
@@ -105,6 +107,7 @@ end
 redis.call('ZREM', line, token)
 redis.call('ZREM', seen, token)
 redis.call('ZADD', flight, now + place_ms, token)
+redis.call('PEXPIRE', flight, 2 * place_ms)
 return {0, '', asked}
 """
 )
@@ -133,6 +136,7 @@ _RENEW = (
     _NOW
     + """
 for place = 2, #ARGV do redis.call('ZADD', flight, 'XX', now + ARGV[1], ARGV[place]) end
+redis.call('PEXPIRE', flight, 2 * ARGV[1])
 return 0
 """
 )
