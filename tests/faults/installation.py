@@ -214,9 +214,15 @@ class Installation:
             client.flushall()
         self.kill_service("redis")
 
-    def add_host(self, name: str, *, children: int = 1, wait: bool = True) -> WorkerHost:
+    def add_host(
+        self, name: str, *, children: int = 1, wait: bool = True, environment: Mapping[str, str] | None = None
+    ) -> WorkerHost:
+        """Another worker host, in an environment of its own if one is given."""
         host = self.hosts[name] = WorkerHost(
-            name, self._worker_environment(), self.home / f"worker-{name}.log", children=children
+            name,
+            {**self._worker_environment(), **(environment or {})},
+            self.home / f"worker-{name}.log",
+            children=children,
         )
         host.start()
         if wait:
