@@ -58,7 +58,7 @@ async def eventually(look: Callable[[], T | Awaitable[T]], what: str, *, seconds
                 return seen  # type: ignore[return-value]
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 @dataclass
@@ -71,6 +71,7 @@ class Desk:
     queue: JobQueue
     jobs: list[UUID] = field(default_factory=list)
     totals: dict[UUID, int] = field(default_factory=dict)
+    _connection: psycopg.Connection[dict[str, Any]] | None = None
 
     @classmethod
     def at(cls, site: Installation) -> Desk:
@@ -87,6 +88,8 @@ class Desk:
         await self.store.aclose()
         await self.database.aclose()
         self.queue.close()
+        if self._connection is not None:
+            self._connection.close()
 
     # --- the web app ---------------------------------------------------------------------------------
 
@@ -152,11 +155,23 @@ class Desk:
     # --- looking -------------------------------------------------------------------------------------
 
     def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-        with psycopg.connect(
-            self.site.database_url, autocommit=True, row_factory=dict_row, connect_timeout=5
-        ) as connection:
-            cursor = connection.execute(statement.encode(), parameters)
-            return cursor.fetchall() if cursor.description else []
+        kept = self._connection is not None
+        try:
+            return self._query(statement, parameters)
+        except psycopg.OperationalError:
+            self._connection = None
+            if not kept:
+                raise
+            return self._query(statement, parameters)  # PostgreSQL was restarted since
+
+    def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
+        if self._connection is None:
+            # kept, as waiting means looking many times a second
+            self._connection = psycopg.connect(
+                self.site.database_url, autocommit=True, row_factory=dict_row, connect_timeout=5
+            )
+        cursor = self._connection.execute(statement.encode(), parameters)
+        return cursor.fetchall() if cursor.description else []
 
     def row(self, job_id: UUID) -> dict[str, Any]:
         (row,) = self.rows("select *, job_status::text as status from quel_production_jobs where job_id = %s", job_id)
