@@ -1,0 +1,65 @@
+"""A worker without Dagster, for comparison: the same studio, adapters and transactions, and nothing around them.
+
+    python -m bench.bare_worker      waits on `jobs:queue` of REDIS_URL; one job at a time, as a Celery child
+
+What it leaves out is what Dagster is there for: no page of a run, no events, no lineage, no retries, no recovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from uuid import UUID, uuid4
+
+import redis.asyncio
+
+from quel_dagster.adapters.queue import PROCESSING, QUEUE, open_redis
+from quel_dagster.settings import Settings
+from quel_dagster.studio.studio import Studio
+
+
+def _say(_line: str) -> None:
+    """A bare worker would print it; that costs next to nothing."""
+
+
+async def make(studio: Studio, job_id: UUID) -> None:
+    """One job, from its row to its end."""
+    run_id = str(uuid4())
+    session = await studio.session(job_id, run_id=run_id)
+    try:
+        plan = await session.plan(_say)
+        outcomes = await asyncio.gather(*(session.make(unit, _say) for unit in plan.units))
+        await session.settle(outcomes, _say)
+    finally:
+        await studio.close_session(run_id)
+
+
+async def work(settings: Settings) -> None:
+    """Take ids until cancelled."""
+    url = settings.redis()
+    assert url is not None
+    studio = Studio.from_settings(settings)
+    queue: redis.asyncio.Redis = open_redis(redis.asyncio.Redis, url)
+    try:
+        await studio.parts.database.ensure_schema()
+        print("ready", flush=True)
+        while True:
+            raw = await queue.blmove(QUEUE, PROCESSING, 5, "RIGHT", "LEFT")
+            if raw is not None:
+                await make(studio, UUID(raw.decode()))
+                await queue.lrem(PROCESSING, 1, raw)
+    finally:
+        await queue.aclose()
+        await studio.aclose()
+
+
+async def main() -> None:
+    task = asyncio.ensure_future(work(Settings.read()))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
