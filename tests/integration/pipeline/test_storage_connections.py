@@ -1,4 +1,4 @@
-"""Kept connections to Dagster's PostgreSQL: used again, replaced when the server closed them, never shared by a fork."""
+"""Kept connections to Dagster's PostgreSQL: used again, replaced when the server closed them, not shared by a fork."""
 
 from __future__ import annotations
 
