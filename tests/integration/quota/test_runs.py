@@ -1,0 +1,167 @@
+"""Whole runs under a quota: over processes, and stopped while they wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.errors import GeminiRateLimitedError
+from quel_dagster.sandbox.gemini_server import GeminiStandIn, Rule
+from quel_dagster.settings import Settings
+from quel_dagster.studio.studio import Studio
+from tests.integration.conftest import Office, eventually
+from tests.integration.quota.worker import with_quota
+from tests.integration.studio.conftest import run_job
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+async def studio(environment: Mapping[str, str]) -> AsyncIterator[Studio]:
+    studio = Studio.from_settings(Settings.read(_env_file=None))
+    yield studio
+    await studio.aclose()
+
+
+@asynccontextmanager
+async def worker(job_ids: list[str], limits: Mapping[str, Any]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process, ready to make these jobs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.integration.quota.worker", json.dumps({"job_ids": job_ids, "limits": limits})),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def made_by(process: asyncio.subprocess.Process) -> list[dict[str, Any]]:
+    """What it made, once told to go on."""
+    out, _ = await process.communicate(b"go\n")
+    assert process.returncode == 0
+    made: list[dict[str, Any]] = json.loads(out)
+    return made
+
+
+async def test_four_runs_on_two_processes_use_the_quota_up_and_hardly_ever_exceed_it(
+    environment: Mapping[str, str], gemini: GeminiStandIn, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quota's own limit: whoever may begin 12 calls in 12 s begins the 36th of them no sooner than 24 s after the
+    first. Ours may take a tenth longer, of which half is the margin for calls that take different times to arrive."""
+    limit, window, pictures = 12, 12.0, 9
+    monkeypatch.setenv("QUEL_MAX_CONCURRENT_IMAGES", "3")
+    gemini.state.set_quota(limit, window)
+    jobs = [await office.job(pictures, credit=10_000) for _ in range(4)]
+    limits = {"requests": limit, "window_seconds": window, "margin_seconds": 0.6}
+    ids = [str(job.job_id) for job in jobs]
+
+    async with worker(ids[:2], limits) as one, worker(ids[2:], limits) as other:
+        made = [run for runs in await asyncio.gather(made_by(one), made_by(other)) for run in runs]
+
+    requests = gemini.state.requests
+    rejected = sum(request.outcome == "429" for request in requests)
+    took = requests[-1].time - requests[0].time
+    at_least = (4 * pictures / limit - 1) * window
+    assert [run["made"] for run in made] == [pictures] * 4
+    assert rejected / len(requests) < 0.02, f"{rejected} of {len(requests)} requests were rejected"
+    assert took <= 1.1 * at_least, f"{took:.2f} s, where the quota alone takes {at_least:.2f} s"
+    assert sum(run["waited"] for run in made) > at_least
+    await office.check_books(*jobs)
+
+
+async def test_waiting_for_the_quota_counts_for_no_deadline_and_is_no_attempt(
+    environment: Mapping[str, str], gemini: GeminiStandIn, office: Office, studio: Studio
+) -> None:
+    settings = Settings.read(_env_file=None, gemini_timeout_seconds=2.0, gemini_attempts=1)
+    with_quota(studio, settings, requests=1, window_seconds=3.0, margin_seconds=0.1)
+    job = await office.job(3)
+
+    run = await run_job(studio, job)
+
+    assert run.ended.completed == 3
+    (unit,) = run.outcomes
+    assert [made.attempts for made in unit.made] == [1, 1, 1]
+    assert unit.quota_seconds == pytest.approx(sum(made.quota_seconds for made in unit.made), abs=0.01)
+    assert unit.quota_seconds > 3.0
+    assert sum(line.startswith("Waiting for Gemini's quota") for line in run.lines) == 2
+
+
+async def test_a_429_of_one_run_holds_back_another(
+    environment: Mapping[str, str], gemini: GeminiStandIn, office: Office, studio: Studio
+) -> None:
+    gemini.state.add_rules(Rule(behaviour="429", times=1, match="first", retry_after="2"))
+    members = [await office.member() for _ in range(2)]
+    first, other = [
+        await office.job(1, member_id=member, input_data={"prompt": f"the {name} coat", "userId": str(member)})
+        for member, name in zip(members, ("first", "other"), strict=True)
+    ]
+    making = asyncio.create_task(run_job(studio, first))
+
+    async def rejected() -> bool:
+        return any(request.outcome == "429" for request in gemini.state.requests)
+
+    await eventually(rejected)
+    pause = gemini.state.requests[0].time + 2
+
+    async def paused() -> bool:
+        return studio.parts.quota._resume_at > time.monotonic()
+
+    await eventually(paused)
+    run = await run_job(studio, other)
+
+    assert run.ended.completed == 1
+    assert (await making).ended.completed == 1
+    assert all(request.time >= pause - 0.2 for request in gemini.state.requests[1:])
+
+
+async def test_a_cancel_is_seen_within_two_seconds_by_who_waits_for_the_quota(
+    environment: Mapping[str, str], gemini: GeminiStandIn, office: Office, studio: Studio, redis_url: str
+) -> None:
+    with_quota(studio, Settings.read(_env_file=None), requests=1, window_seconds=120.0)
+    job = await office.job(3)
+    making = asyncio.create_task(run_job(studio, job))
+
+    async def one_made() -> bool:
+        return bool((await office.sql.job(job.job_id))["completed_images"])
+
+    await eventually(one_made)
+    queue = JobQueue(redis_url)
+    queue.cancel(job.job_id)
+    queue.close()
+    cancelled = time.monotonic()
+    run = await asyncio.wait_for(making, 30)
+
+    assert time.monotonic() - cancelled < 10  # a busy machine; the flag is looked at every 0.9 s
+    assert run.ended.status == "user_cancelled"
+    assert (run.ended.completed, gemini.state.report()["total"]) == (1, 1)
+
+
+async def test_a_storm_of_429_does_not_use_up_the_attempts_of_those_who_wait(
+    environment: Mapping[str, str], gemini: GeminiStandIn, office: Office, studio: Studio
+) -> None:
+    """Gemini's quota is smaller than anybody said: 2 calls in 2 s, while 10 pictures want theirs at once."""
+    settings = Settings.read(_env_file=None, gemini_attempts=5, max_concurrent_images=10)
+    studio.parts = with_quota(studio, settings).parts
+    gemini.state.set_quota(2, 2.0)
+    jobs = [await office.job(2) for _ in range(5)]
+
+    runs = await asyncio.gather(*(run_job(studio, job) for job in jobs))
+
+    assert [run.ended.completed for run in runs] == [2] * 5, [run.ended.error for run in runs]
+    assert GeminiRateLimitedError.__name__ not in str(runs)
