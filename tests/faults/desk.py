@@ -199,6 +199,12 @@ class Desk:
         )
         return int(row["credits"])
 
+    def host_of(self, run: DagsterRun) -> str | None:
+        """The worker host that took this run."""
+        task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
+        hosts = self.site.hosts.values()
+        return next((host.name for host in hosts if task_id and task_id.encode() in host.log_bytes()), None)
+
     # --- waiting -------------------------------------------------------------------------------------
 
     async def until_status(self, job_id: UUID, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:

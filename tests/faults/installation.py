@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,16 @@ from tests.integration.storage.supabase_server import SERVICE_KEY
 
 PRICE = 20
 GEMINI_KEY = "gemini-key-canary-77af"
+#: every secret setting that is not an embedded server's own password, and its canary
+SECRETS = {
+    "GEMINI_API_KEY": GEMINI_KEY,
+    "SUPABASE_SERVICE_KEY": SERVICE_KEY,
+    "AWS_ACCESS_KEY_ID": "aws-id-canary-1b90",
+    "AWS_SECRET_ACCESS_KEY": "aws/secret+canary-8e22",
+    "AWS_SESSION_TOKEN": "aws-session-canary-64fd",
+    "REDIS_PASSWORD": "redis-canary p@ss/93a1",
+    "QUEL_ALERT_WEBHOOK_URL": "/services/webhook-canary-2f7c",
+}
 ROOT = Path(__file__).parents[2]
 PLATFORM = ("code-server", "webserver", "daemon")
 
@@ -65,8 +75,12 @@ class Proxies:
 class WorkerHost:
     """A Celery worker, parent and children, as on a machine of its own."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path, *, children: int) -> None:
+    def __init__(
+        self, name: str, environment: Mapping[str, str], log: Path, *, children: int, within: Sequence[str] = ()
+    ) -> None:
+        """`within` is the command that runs a program on that machine; none: on this one."""
         self.name = name
+        self._within = within
         self.children = children
         self._environment = environment
         self._log = log
@@ -83,8 +97,17 @@ class WorkerHost:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "tests.faults.worker_app", "worker", "--loglevel", "info"]
-        command += ["--pool", "prefork", "--concurrency", str(self.children), "--hostname", f"{self.name}@faults"]
+        command = [*self._within, sys.executable, "-m", "celery", "-A", "tests.faults.worker_app", "worker"]
+        command += [
+            "--loglevel",
+            "info",
+            "--pool",
+            "prefork",
+            "--concurrency",
+            str(self.children),
+            "--hostname",
+            f"{self.name}@faults",
+        ]
         self._from = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -215,14 +238,21 @@ class Installation:
         self.kill_service("redis")
 
     def add_host(
-        self, name: str, *, children: int = 1, wait: bool = True, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        children: int = 1,
+        wait: bool = True,
+        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> WorkerHost:
-        """Another worker host, in an environment of its own if one is given."""
+        """Another worker host, in an environment of its own if one is given, on a machine of its own likewise."""
         host = self.hosts[name] = WorkerHost(
             name,
             {**self._worker_environment(), **(environment or {})},
             self.home / f"worker-{name}.log",
             children=children,
+            within=within,
         )
         host.start()
         if wait:
@@ -269,18 +299,25 @@ def _through(url: str, proxy: TcpProxy) -> str:
     """The URL with the proxy's port."""
     parts = urlsplit(url)
     login, at, _ = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{login}{at}127.0.0.1:{proxy.port}").geturl()
+    return parts._replace(netloc=f"{login}{at}{proxy.address}:{proxy.port}").geturl()
 
 
 @contextmanager
 def installation(
-    home: Path, *, children: int = 2, slots: int = 4, echo: Any = lambda _line: None, **settings: Any
+    home: Path,
+    *,
+    children: int = 2,
+    slots: int = 4,
+    address: str = "127.0.0.1",
+    echo: Any = lambda _line: None,
+    **settings: Any,
 ) -> Iterator[Installation]:
     """Everything running, with one worker host `a`.
 
     Args:
-        children: worker processes of host `a`.
+        children: worker processes of host `a`; 0: without that host.
         slots: runs at a time, over all hosts.
+        address: of this machine, where worker hosts reach everything.
         settings: more settings, by their field names.
     """
     with ExitStack() as exits:
@@ -302,8 +339,8 @@ def installation(
             "platform_dagster": urls.postgres_port,
             "platform_redis": urls.redis_port,
         }
-        proxies = Proxies(**{name: exits.enter_context(TcpProxy(port)) for name, port in ports.items()})
-        store_url = f"http://127.0.0.1:{proxies.storage.port}"
+        proxies = Proxies(**{name: exits.enter_context(TcpProxy(port, address)) for name, port in ports.items()})
+        store_url = f"http://{address}:{proxies.storage.port}"
         given: dict[str, Any] = {
             "database_url": _through(urls.database_url, proxies.platform_database),
             "dagster_database_url": _through(urls.dagster_postgres_url, proxies.platform_dagster),
@@ -312,8 +349,14 @@ def installation(
             "supabase_url": store_url,
             "supabase_service_key": SERVICE_KEY,
             "storage_base_url": f"{store_url}/storage/v1/object/public/attachments/",
-            "gemini_base_url": f"http://127.0.0.1:{proxies.gemini.port}",
+            "gemini_base_url": f"http://{address}:{proxies.gemini.port}",
             "gemini_api_key": GEMINI_KEY,
+            "aws_access_key_id": SECRETS["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": SECRETS["AWS_SECRET_ACCESS_KEY"],
+            "aws_session_token": SECRETS["AWS_SESSION_TOKEN"],
+            "redis_password": SECRETS["REDIS_PASSWORD"],
+            # nobody listens there
+            "alert_webhook_url": f"http://127.0.0.1:1{SECRETS['QUEL_ALERT_WEBHOOK_URL']}",
             "gemini_timeout_seconds": 8.0,
             "gemini_attempts": 3,
             "gemini_backoff_seconds": 0.1,
@@ -329,7 +372,8 @@ def installation(
         instance = exits.enter_context(_open_instance(platform.endpoints, urls))
         made = Installation(home, backing, platform, proxies, gemini, storage, full, instance)
         exits.callback(lambda: [made.remove_host(name) for name in list(made.hosts)])
-        made.add_host("a", children=children)
+        if children:
+            made.add_host("a", children=children)
         yield made
 
 

@@ -30,10 +30,11 @@ class Weather:
 
 
 class TcpProxy:
-    """`with TcpProxy(upstream_port) as proxy: connect to proxy.port`."""
+    """`with TcpProxy(upstream_port) as proxy: connect to proxy.address and proxy.port`."""
 
-    def __init__(self, upstream_port: int) -> None:
+    def __init__(self, upstream_port: int, address: str = "127.0.0.1") -> None:
         self.upstream_port = upstream_port
+        self.address = address
         self.port = 0
         #: connections made through it so far
         self.connections = 0
@@ -128,7 +129,7 @@ class TcpProxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._handle, "127.0.0.1", 0, backlog=512))
+        server = self._loop.run_until_complete(asyncio.start_server(self._handle, self.address, 0, backlog=512))
         self.port = server.sockets[0].getsockname()[1]
         self._listening.set()
         self._loop.run_forever()
