@@ -18,6 +18,7 @@ from quel_dagster import redaction
 from quel_dagster.adapters.queue import celery_url
 from quel_dagster.errors import SettingsError
 from quel_dagster.pipeline import draining
+from quel_dagster.pipeline.event_writer import gather_events
 from quel_dagster.pipeline.launcher import CELERY_SETTINGS
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
@@ -57,6 +58,7 @@ def load(**_: Any) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def warm(**_: Any) -> None:
     """Open once per process what the first run would wait for: the studio and its connections."""
+    gather_events()
     process = StudioProcess.current()
     process.run(process.studio.parts.database.ensure_schema)
     with DagsterInstance.get() as instance:

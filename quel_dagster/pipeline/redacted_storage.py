@@ -17,11 +17,11 @@ from dagster._core.storage.base_storage import DagsterStorage
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
 from dagster_postgres import DagsterPostgresStorage
-from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from typing_extensions import override
 
+from quel_dagster.pipeline.event_writer import GatheredEvents
 from quel_dagster.redaction import redact
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def _walk(value: Any, *, told: bool) -> Any:
     return redact(value) if told and isinstance(value, str) else value
 
 
-class RedactedEvents(PostgresEventLogStorage):
+class RedactedEvents(GatheredEvents):
     """What runs say."""
 
     @override

@@ -1,0 +1,67 @@
+"""A run whose steps' events are gathered leaves the same log as one that writes each at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from dagster import DagsterEventType, DagsterInstance, job, op
+from dagster._core.instance import InstanceRef
+
+from quel_dagster.pipeline import event_writer
+from quel_dagster.sandbox.endpoints import Endpoints
+
+
+@op
+def speak(context) -> int:  # type: ignore[no-untyped-def]
+    for number in range(30):
+        context.log.info(f"line {number}")
+    return 1
+
+
+@op
+def listen(context, before: int) -> None:  # type: ignore[no-untyped-def]
+    lines = [entry.user_message for entry in context.instance.all_logs(context.run_id)]
+    assert "line 29" in lines, "what was said before is there for whoever looks"
+    context.log.info("heard")
+
+
+@job
+def talk() -> None:
+    listen(speak())
+
+
+@pytest.fixture
+def instance(endpoints: Endpoints, tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", endpoints.dagster_postgres_url)
+    (tmp_path / "dagster.yaml").write_text(
+        "storage: {custom: {module: quel_dagster.pipeline.storage, class: InstanceStorage, "
+        "config: {url_from: DAGSTER_POSTGRES_URL}}}\ntelemetry: {enabled: false}\n"
+    )
+    with DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path))) as opened:
+        yield opened
+
+
+def log_of_a_run(instance: DagsterInstance) -> list[tuple[str | None, str | None]]:
+    result = talk.execute_in_process(instance=instance)
+    assert result.success
+    return [
+        (entry.step_key, entry.user_message if entry.dagster_event_type is None else entry.dagster_event_type.value)
+        for entry in instance.all_logs(result.run_id)
+    ]
+
+
+def test_the_same_events_in_the_same_order(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = log_of_a_run(instance)
+    written: list[int] = []
+    write = event_writer.GatheredEvents._write_rows
+
+    def counting(self: event_writer.GatheredEvents, rows: list[event_writer.Row]) -> None:
+        written.append(len(rows))
+        write(self, rows)
+
+    monkeypatch.setattr(event_writer, "_gathering", True)
+    monkeypatch.setattr(event_writer.GatheredEvents, "_write_rows", counting)
+    assert log_of_a_run(instance) == at_once
+    assert sum(written) > 40 > 2 * len(written), "most of them, and a few at a time"
+    assert at_once[-1][1] == DagsterEventType.RUN_SUCCESS.value
