@@ -39,12 +39,27 @@ ANSWER_SECONDS = 15.0
 #: A dead letter keeps the entry itself only up to this size.
 DEAD_VALUE_BYTES = 1024
 
+_TAKE = """
+local moved = 0
+for _, entry in ipairs(ARGV) do
+    local copies = redis.call('LREM', KEYS[1], 0, entry)
+    for _ = 1, copies do redis.call('LPUSH', KEYS[2], entry) end
+    moved = moved + copies
+end
+return moved
+"""
+
 _UUID = re.compile(rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
 def cancel_key(job_id: UUID) -> str:
     """The user's cancel flag (domain.md §1)."""
     return f"job:{job_id}:cancelled"
+
+
+def job_id_of(raw: bytes) -> UUID | None:
+    """The job that an entry names; None when it is no UUID."""
+    return UUID(raw.decode()) if _UUID.fullmatch(raw) else None
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,18 @@ class JobQueue:
                 break
         return moved
 
+    def peek(self, limit: int) -> list[bytes]:
+        """Entries of `jobs:queue` as they are, oldest first; none of them is taken."""
+        return cast(list[bytes], self._redis.lrange(QUEUE, -limit, -1))[::-1]
+
+    def take(self, entries: Sequence[bytes]) -> int:
+        """Move these entries into `jobs:processing` in this order, each with all of its copies, in one step.
+
+        Returns:
+            how many were moved; what somebody else took meanwhile is not.
+        """
+        return int(self._redis.eval(_TAKE, 2, QUEUE, PROCESSING, *entries)) if entries else 0
+
     def deliveries(self) -> list[Delivery]:
         """Everything in `jobs:processing`, oldest first, equal entries as one, each with its delivery number."""
         copies: dict[bytes, int] = {}
@@ -181,7 +208,7 @@ class JobQueue:
             copies[raw] = copies.get(raw, 0) + 1
         if not copies:
             return []
-        ids = {raw: UUID(raw.decode()) if _UUID.fullmatch(raw) else None for raw in copies}
+        ids = {raw: job_id_of(raw) for raw in copies}
         fields = [str(job_id) for job_id in ids.values() if job_id]
         numbers: dict[str, str] = {}
         if fields:

@@ -18,8 +18,10 @@ from redis import RedisError
 
 from quel_dagster.adapters.queue import Delivery, JobQueue, unreachable
 from quel_dagster.pipeline.assets import image_job, run_config
+from quel_dagster.pipeline.fairness import LOOK_AHEAD, Bounds, Lanes, Load, next_ids, priority_tags
 from quel_dagster.pipeline.metadata import LAUNCH_TAG, run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.settings import Settings
 
 #: A tick blocks on Redis this long; the daemon starts the next one as soon as it ends.
 WAIT_SECONDS = 5.0
@@ -30,6 +32,9 @@ LOOKS_FOR_A_ROW = 3
 RUN_KEY_TAG = "dagster/run_key"
 NOT_A_UUID = "not a UUID"
 NO_SUCH_ROW = "no such row in quel_production_jobs"
+NOTHING_WAITS = "No job id is waiting in jobs:queue."
+
+_lanes = Lanes()
 
 
 @sensor(
@@ -48,11 +53,10 @@ def jobs_queue_sensor(
     job_queue = queue.open()
     try:
         finish_launched(job_queue, context.instance)
-        waiting = job_queue.deliveries()
-        if len(waiting) < RUNS_PER_TICK:
-            # What waits already is not held up by an empty queue.
-            job_queue.claim(wait_seconds=0 if waiting else WAIT_SECONDS, limit=RUNS_PER_TICK - len(waiting))
-        return requests(context, job_queue, studio)
+        bounds = Bounds.of(Settings.read())
+        load = Load.of(context.instance, bounds)
+        claim_next(job_queue, studio, load, bounds)
+        return requests(context, job_queue, studio, load)
     except RedisError as error:
         raise unreachable(error) from None
     finally:
@@ -69,12 +73,27 @@ def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
     queue.finish([delivery for delivery in deliveries if delivery.run_key in launched])
 
 
-def requests(context: SensorEvaluationContext, queue: JobQueue, studio: StudioResource) -> SensorResult | SkipReason:
+def claim_next(queue: JobQueue, studio: StudioResource, load: Load, bounds: Bounds) -> None:
+    """Claim what may become a run now; wait for an id if there is none at all."""
+    claimed = len(queue.deliveries())
+    room = min(load.room, RUNS_PER_TICK) - claimed
+    if room > 0 and not queue.depths()["queue"]:
+        # What is claimed already is not held up by an empty queue.
+        room -= queue.claim(wait_seconds=0 if claimed else WAIT_SECONDS, limit=1)
+    if room > 0 and (waiting := queue.peek(LOOK_AHEAD)):
+        lanes = _lanes.of(waiting, studio.describe_jobs)
+        queue.take(next_ids(lanes, load, room=room, of_one_member=bounds.queued_of_one_member))
+
+
+def requests(
+    context: SensorEvaluationContext, queue: JobQueue, studio: StudioResource, load: Load
+) -> SensorResult | SkipReason:
     """One run request per entry whose row exists; what can never run goes to `jobs:dead`.
 
     Dagster shows a reason for skipped ticks alone. The cursor, which nothing is read from, stands beside every tick
     and on top of the sensor's page: it says what the last tick that did something did.
     """
+    settings = Settings.read()
     deliveries = queue.deliveries()[:RUNS_PER_TICK]
     described = studio.describe_jobs([delivery.job_id for delivery in deliveries if delivery.job_id])
     asked: list[RunRequest] = []
@@ -89,7 +108,11 @@ def requests(context: SensorEvaluationContext, queue: JobQueue, studio: StudioRe
                 RunRequest(
                     run_key=delivery.run_key,
                     run_config=run_config(delivery.job_id),
-                    tags={**run_tags(described[delivery.job_id]), LAUNCH_TAG: "queue"},
+                    tags={
+                        **run_tags(described[delivery.job_id]),
+                        **priority_tags(described[delivery.job_id], load, settings),
+                        LAUNCH_TAG: "queue",
+                    },
                 )
             )
             did["launched"] += 1
@@ -111,7 +134,11 @@ def requests(context: SensorEvaluationContext, queue: JobQueue, studio: StudioRe
         context.update_cursor(f"{datetime.now(UTC):%H:%M:%S} {summary}")
     if asked:
         return SensorResult(run_requests=asked)
-    return SkipReason(_sentence(said) or "No job id is waiting in jobs:queue.")
+    held_back = queue.depths()["queue"]
+    return SkipReason(
+        _sentence(said)
+        or (f"{held_back} ids wait in jobs:queue: enough runs wait already." if held_back else NOTHING_WAITS)
+    )
 
 
 def summed_up(did: Mapping[str, int]) -> str:

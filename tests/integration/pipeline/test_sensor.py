@@ -315,6 +315,10 @@ def test_entries_stay_when_the_database_is_away(instance: DagsterInstance, queue
     with pytest.raises(OperationalError) as caught:
         tick(instance, _WithoutDatabase())
     assert "geheim" not in str(caught.value)
+    assert queue.depths() == {"queue": 1, "processing": 0, "dead": 0}
+    queue.claim(wait_seconds=0, limit=1)
+    with pytest.raises(OperationalError):
+        tick(instance, _WithoutDatabase())
     assert queue.depths() == {"queue": 0, "processing": 1, "dead": 0}
 
 
