@@ -314,3 +314,42 @@ def test_certificates_of_a_rediss_url_are_verified() -> None:
     assert made.cert_reqs == 2  # ssl.CERT_REQUIRED
     assert made.check_hostname
     queue.close()
+
+
+# --- chosen ids ----------------------------------------------------------------------------------------
+
+
+def test_a_look_at_the_queue_takes_nothing(queue: JobQueue) -> None:
+    pushed = ids(5)
+    queue.push(*pushed)
+    assert queue.peek(3) == [str(job_id).encode() for job_id in pushed[:3]]
+    assert queue.peek(100) == [str(job_id).encode() for job_id in pushed]
+    assert queue.depths() == {"queue": 5, "processing": 0, "dead": 0}
+
+
+def test_chosen_ids_are_claimed_in_the_order_of_the_choice_and_the_rest_keeps_its_own(queue: JobQueue) -> None:
+    pushed = ids(6)
+    queue.push(*pushed)
+    choice = [pushed[4], pushed[0], pushed[2]]
+    assert queue.take([str(job_id).encode() for job_id in choice]) == 3
+    assert [delivery.job_id for delivery in queue.deliveries()] == choice
+    assert queue.peek(100) == [str(pushed[place]).encode() for place in (1, 3, 5)]
+
+
+def test_all_copies_of_a_chosen_id_are_claimed_together(queue: JobQueue) -> None:
+    first, second = ids(2)
+    queue.push(first, second, first, second, first)
+    assert queue.take([str(first).encode()]) == 3
+    (delivery,) = queue.deliveries()
+    assert (delivery.job_id, delivery.copies) == (first, 3)
+    assert queue.depths()["queue"] == 2
+
+
+def test_what_another_consumer_took_meanwhile_is_not_claimed(queue: JobQueue, client: redis.Redis) -> None:
+    first, second = ids(2)
+    queue.push(first, second)
+    choice = queue.peek(10)
+    assert client.brpop([QUEUE]) == (QUEUE.encode(), str(first).encode())
+    assert queue.take(choice) == 1
+    assert [delivery.job_id for delivery in queue.deliveries()] == [second]
+    assert queue.take([]) == 0

@@ -1,0 +1,292 @@
+"""Members take turns, and a backlog stays in Redis: the sensor's ticks over real rows, lists and runs."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunRequest,
+    RunsFilter,
+    SensorResult,
+)
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.utils import make_new_run_id
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.pipeline import fairness, sensors
+from quel_dagster.pipeline.fairness import Lanes
+from tests.integration.pipeline.test_sensor import sentence, tick
+
+pytestmark = pytest.mark.usefixtures("worker")
+
+
+@pytest.fixture(autouse=True)
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(sensors, "_lanes", Lanes())
+
+
+@pytest.fixture
+def dagster() -> Iterator[DagsterInstance]:
+    """An instance of the test's own, since the runs in it are counted."""
+    with DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[JobQueue]:
+    queue = JobQueue(redis_url)
+    yield queue
+    queue.close()
+
+
+def jobs_of_members(url: str, *counts: int, total_images: int = 1) -> list[list[UUID]]:
+    """Jobs in the tables: so many of each of so many members."""
+    made = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        for count in counts:
+            member_id = uuid4()
+            connection.execute(
+                "insert into quel_member (quel_member_id, quel_email, provider, provider_sub)"
+                " values (%s, %s, 'test', 'test')",
+                (member_id, f"{member_id}@example.org"),
+            )
+            rows = connection.execute(
+                "with productions as (insert into quel_production_photo (quel_member_id)"
+                " select %(member)s from generate_series(1, %(count)s) returning production_id)"
+                " insert into quel_production_jobs"
+                " (production_id, job_type, batch_index, total_images, job_input_data, quel_member_id)"
+                " select production_id, 'simple_general', 0, %(total)s, '{}', %(member)s from productions"
+                " returning job_id",
+                {"member": member_id, "count": count, "total": total_images},
+            ).fetchall()
+            made.append([row[0] for row in rows])
+    return made
+
+
+def asked_for(instance: DagsterInstance) -> list[RunRequest]:
+    """What one tick asks for; nothing when it says why it does not."""
+    answer = tick(instance)
+    return list(answer.run_requests or []) if isinstance(answer, SensorResult) else []
+
+
+ORIGIN = RemoteJobOrigin(
+    RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="quel"), "defs"),
+    "image_job",
+)
+
+
+def enqueue(instance: DagsterInstance, requests: Sequence[RunRequest]) -> None:
+    """Runs as the sensor daemon makes them, waiting in Dagster's queue."""
+    for request in requests:
+        instance.run_storage.add_run(
+            DagsterRun(
+                job_name="image_job",
+                run_id=make_new_run_id(),
+                run_config=request.run_config,
+                tags={**request.tags, "dagster/run_key": str(request.run_key)},
+                status=DagsterRunStatus.QUEUED,
+                remote_job_origin=ORIGIN,
+            )
+        )
+
+
+def end(instance: DagsterInstance, run: DagsterRun, event: DagsterEventType = DagsterEventType.RUN_SUCCESS) -> None:
+    """What a run's last event does to its status, or another one's."""
+    instance.run_storage.handle_run_event(run.run_id, DagsterEvent(event.value, run.job_name))
+
+
+def in_queue(instance: DagsterInstance) -> list[DagsterRun]:
+    return list(instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.QUEUED]), ascending=True))
+
+
+def ids(runs: Sequence[DagsterRun | RunRequest]) -> list[UUID]:
+    return [UUID(run.tags["quel/job_id"]) for run in runs]
+
+
+def test_one_id_of_another_member_does_not_wait_behind_five_hundred(
+    dagster: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    many, (one,) = jobs_of_members(worker["DATABASE_URL"], 500, 1)
+    queue.push(*many)
+    enqueue(dagster, asked_for(dagster))
+    queue.push(one)
+
+    (request, *_) = asked_for(dagster)
+
+    assert ids([request]) == [one]
+    assert [run.tags["quel/job_id"] for run in in_queue(dagster)] == [
+        str(job_id) for job_id in many[: fairness.QUEUED_RUNS_OF_ONE_MEMBER]
+    ]
+
+
+def test_the_rest_of_a_backlog_stays_in_redis_and_says_so(
+    dagster: DagsterInstance, queue: JobQueue, worker: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fairness, "QUEUED_RUNS", 6)
+    monkeypatch.setattr(fairness, "QUEUED_RUNS_OF_ONE_MEMBER", 4)
+    first, second = jobs_of_members(worker["DATABASE_URL"], 10, 10)
+    queue.push(*first, *second)
+
+    enqueue(dagster, asked_for(dagster))
+    assert len(in_queue(dagster)) == 6
+    assert "14 ids wait in jobs:queue" in sentence(tick(dagster))
+    assert queue.depths() == {"queue": 14, "processing": 0, "dead": 0}
+
+    end(dagster, in_queue(dagster)[0])
+    assert len(asked_for(dagster)) == 1
+
+
+def test_a_tick_cut_off_halfway_asks_for_the_same_runs_and_for_no_more_than_there_is_room_for(
+    dagster: DagsterInstance, queue: JobQueue, worker: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fairness, "QUEUED_RUNS", 6)
+    first, second = jobs_of_members(worker["DATABASE_URL"], 10, 10)
+    queue.push(*first, *second)
+    asked = asked_for(dagster)
+    enqueue(dagster, asked[:2])
+
+    again = asked_for(dagster)
+
+    assert [request.run_key for request in again] == [request.run_key for request in asked[2:]]
+    assert len(in_queue(dagster)) + len(again) == 6
+
+
+def test_the_same_id_far_apart_in_a_backlog_becomes_one_run(
+    dagster: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    (many,) = jobs_of_members(worker["DATABASE_URL"], 120)
+    queue.push(*many, many[0])
+    asked = asked_for(dagster)
+    assert ids(asked) == many[: fairness.QUEUED_RUNS_OF_ONE_MEMBER]
+    assert queue.depths()["queue"] == 120 - len(asked)
+
+
+def test_what_can_never_run_leaves_a_backlog_as_well(
+    dagster: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    (many,) = jobs_of_members(worker["DATABASE_URL"], 60)
+    queue.push("nonsense", *many, uuid4())
+    for _ in range(3):
+        asked_for(dagster)
+    assert {letter["reason"] for letter in queue.dead()} == {"not a UUID", "no such row in quel_production_jobs"}
+
+
+def test_a_backlog_runs_in_the_order_of_each_member_while_ticks_and_memory_stay_small(
+    dagster: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    """A day's ids, scaled down: the runs are made and ended, not executed."""
+    members = jobs_of_members(worker["DATABASE_URL"], *[80] * 24, 1, 79)
+    everything = [job_id for jobs in members for job_id in jobs]
+    queue.push(*everything)
+    launched: list[UUID] = []
+    ticks: list[float] = []
+    begun_with = 0
+    while queue.depths() != {"queue": 0, "processing": 0, "dead": 0}:
+        started = time.monotonic()
+        asked = asked_for(dagster)
+        ticks.append(time.monotonic() - started)
+        assert len(asked) <= sensors.RUNS_PER_TICK
+        enqueue(dagster, asked)
+        launched += ids(asked)
+        assert len(in_queue(dagster)) <= fairness.QUEUED_RUNS
+        for run in in_queue(dagster)[: sensors.RUNS_PER_TICK]:
+            end(dagster, run)
+        begun_with = begun_with or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert len(ticks) < 200, "the backlog does not shrink"
+
+    assert sorted(launched) == sorted(everything), "an id was lost, or ran twice"
+    order: dict[UUID, list[UUID]] = defaultdict(list)
+    member_of = {job_id: number for number, jobs in enumerate(members) for job_id in jobs}
+    for job_id in launched:
+        order[member_of[job_id]].append(job_id)
+    assert [order[number] for number in range(len(members))] == members
+    assert launched.index(members[24][0]) < 26, "the one id of a member waited for more than one of each other"
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun_with) / 1024 < 50
+    assert max(ticks) < 20  # a hang; `python -m bench.backlog` measures
+
+
+# --- Dagster's own queue -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    """An instance whose run queue is ours, with four slots and two runs of a member at a time."""
+    monkeypatch.setenv("QUEL_MAX_RUNS_PER_MEMBER", "2")
+    (tmp_path / "dagster.yaml").write_text(
+        "telemetry: {enabled: false}\n"
+        "run_coordinator:\n"
+        "  module: quel_dagster.pipeline.run_queue\n"
+        "  class: RunQueue\n"
+        "  config: {max_concurrent_runs: 4}\n"
+    )
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        yield instance
+
+
+def dequeued(instance: DagsterInstance) -> list[UUID]:
+    """Which runs Dagster's daemon would launch now."""
+    with QueuedRunCoordinatorDaemon(interval_seconds=1) as daemon:
+        runs = daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), fixed_iteration_time=None)
+    return ids(runs)
+
+
+def test_a_member_runs_no_more_than_its_limit_at_a_time(
+    limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    many, (one,) = jobs_of_members(worker["DATABASE_URL"], 30, 1)
+    queue.push(*many, one)
+    enqueue(limited, asked_for(limited))
+    assert dequeued(limited) == [many[0], one, many[1]]
+
+
+def test_runs_that_wait_for_their_members_limit_leave_room_for_others(
+    limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F4: two members at their limit, and Dagster's queue as small as it may be; a third still gets in."""
+    monkeypatch.setattr(fairness, "QUEUED_RUNS", 8)
+    first, second, third = jobs_of_members(worker["DATABASE_URL"], 20, 20, 1)
+    queue.push(*first, *second)
+    for _ in range(4):
+        enqueue(limited, asked_for(limited))
+        for run in in_queue(limited):
+            if ids([run]) == dequeued(limited)[:1]:
+                end(limited, run, DagsterEventType.RUN_START)
+    queue.push(*third)
+    assert ids(asked_for(limited)) == third
+
+
+def test_a_small_job_starts_before_a_large_one_until_that_has_waited(
+    limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    """F5, by the order in which Dagster launches."""
+    url = worker["DATABASE_URL"]
+    (large,), (small,), (later,) = (
+        jobs_of_members(url, 1, total_images=40)[0],
+        jobs_of_members(url, 1)[0],
+        jobs_of_members(url, 1)[0],
+    )
+    queue.push(large, small)
+    enqueue(limited, asked_for(limited))
+    assert dequeued(limited) == [small, large]
+
+    with limited.run_storage.connect() as connection:  # type: ignore[attr-defined]
+        connection.execute(RunsTable.update().values(create_timestamp=datetime.now(UTC) - timedelta(seconds=90)))
+    queue.push(later)
+    enqueue(limited, asked_for(limited))
+    assert dequeued(limited) == [small, large, later]
