@@ -1,6 +1,7 @@
-"""The Celery application of the workers under test: the product's own, and a signal that stalls its event loop.
+"""The Celery application of the workers under test: the product's own, with two switches from outside.
 
 `SIGRTMIN` makes the loop that draws the pictures busy for as many seconds as the file `FAULTS_STALL_FILE` says.
+`FAULTS_OLDER_ORDER` takes the transaction apart, for the negative control.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from typing import Any
 
 from celery.signals import worker_process_init
 
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.pipeline.celery_app import app
 from quel_dagster.pipeline.process import StudioProcess
+from tests.faults.older_order import commit_step_by_step
 
 __all__ = ["app"]
 
 STALL = signal.SIGRTMIN
+
+if os.environ.get("FAULTS_OLDER_ORDER"):
+    Database.commit_picture = commit_step_by_step  # type: ignore[method-assign]
 
 
 @worker_process_init.connect

@@ -1,0 +1,101 @@
+"""Everything that Gemini can answer, through the whole installation: retried or named, never charged."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from quel_dagster.sandbox.gemini_server import Behaviour, Rule
+from tests.faults.desk import Desk
+from tests.faults.installation import GEMINI_KEY, PRICE
+
+#: passes by itself: two bad answers, then good ones
+PASSING = [
+    Behaviour.RATE_LIMITED,
+    Behaviour.SERVER_ERROR,
+    Behaviour.UNAVAILABLE,
+    Behaviour.RESET,
+    Behaviour.CUT,
+    Behaviour.TRUNCATED_JSON,
+    Behaviour.NOT_JSON,
+    Behaviour.WRONG_SHAPE,
+    Behaviour.NO_PICTURE,
+    Behaviour.ZERO_BYTES,
+]
+#: final for this picture
+FINAL = [Behaviour.SAFETY_BLOCK, Behaviour.IMAGE_SAFETY, Behaviour.TEXT_ONLY, Behaviour.WRONG_MIME, Behaviour.NO_IMAGE]
+
+
+async def test_what_passes_is_tried_again(desk: Desk) -> None:
+    jobs = {}
+    for behaviour in PASSING:
+        word = f"word{behaviour.name.lower()}"
+        desk.site.gemini.state.add_rules(Rule(behaviour=behaviour, times=2, match=word))
+        jobs[behaviour] = await desk.job(1, prompt=word)
+    for behaviour, job_id in jobs.items():
+        row = await desk.until_ended(job_id)
+        assert (row["status"], row["completed_images"]) == ("completed", 1), (behaviour, row["error_message"])
+        assert desk.charged(job_id) == PRICE
+
+
+async def test_what_stays_is_named_and_costs_nothing(desk: Desk) -> None:
+    """And the other picture of the job is made."""
+    jobs = {}
+    for behaviour in FINAL:
+        word = f"word{behaviour.name.lower()}"
+        desk.site.gemini.state.add_rules(Rule(behaviour=behaviour, times=None, match=word))
+        jobs[behaviour] = await desk.job(
+            2,
+            job_type="pipeline_stage",
+            input_data={"stages": [{"prompt": word, "quantity": 1}, {"prompt": "a fine coat", "quantity": 1}]},
+        )
+    for behaviour, job_id in jobs.items():
+        row = await desk.until_ended(job_id)
+        assert (row["status"], row["completed_images"], row["failed_images"]) == ("completed", 1, 1), behaviour
+        assert row["error_message"], behaviour
+        assert GEMINI_KEY not in row["error_message"]
+        assert desk.charged(job_id) == PRICE
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour.FORBIDDEN, Behaviour.BAD_KEY])
+async def test_a_bad_key_ends_the_job_at_once(desk: Desk, behaviour: Behaviour) -> None:
+    desk.site.gemini.state.add_rules(Rule(behaviour=behaviour))
+    job_id = await desk.job(10)
+    row = await desk.until_ended(job_id)
+    assert (row["status"], row["completed_images"], row["failed_images"]) == ("failed", 0, 10)
+    assert row["error_message"]
+    assert desk.charged(job_id) == 0
+    assert desk.site.gemini.state.report()["total"] <= 2
+
+
+@pytest.mark.fault_all
+@pytest.mark.parametrize("behaviour", [Behaviour.HANG, Behaviour.DRIP])
+async def test_an_answer_that_never_ends(desk: Desk, behaviour: Behaviour) -> None:
+    """Every call has a deadline."""
+    desk.site.gemini.state.add_rules(Rule(behaviour=behaviour, times=2))
+    job_id = await desk.job(2)
+    row = await desk.until_ended(job_id)
+    assert (row["status"], row["completed_images"]) == ("completed", 2), row["error_message"]
+
+
+@pytest.mark.fault_all
+async def test_gemini_is_away_for_good(desk: Desk) -> None:
+    """The job fails in bounded time and says why; it is not worth trying every picture."""
+    desk.site.proxies.gemini.refuse()
+    job_id = await desk.job(20)
+    row = await desk.until_ended(job_id)
+    assert (row["status"], row["completed_images"]) == ("failed", 0)
+    assert "Gemini" in row["error_message"]
+    assert desk.charged(job_id) == 0
+
+
+@pytest.mark.fault_all
+async def test_a_storm_of_429(desk: Desk) -> None:
+    """The quota admits four pictures in four seconds; the answer says when to come again."""
+    desk.site.gemini.state.set_quota(4, 4.0)
+    jobs = [await desk.job(4) for _ in range(2)]
+    rows = await asyncio.gather(*(desk.until_ended(job_id) for job_id in jobs))
+    for row in rows:
+        assert row["status"] == "completed"
+        assert row["completed_images"] + row["failed_images"] == 4
