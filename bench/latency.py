@@ -1,132 +1,123 @@
-"""LPUSH → first request to Gemini, over spaced jobs on a warm installation.
+"""L1: from LPUSH to the first request to Gemini. L2: from a burst of LPUSHes to its last run.
 
-    python -m bench.latency [--jobs 50] [--seed 1]
-
-Prints median, 95th percentile and the parts: pushed → claimed (gone from `jobs:queue`) → run created → run started →
-first request. Jobs are one picture each; pauses between them are random, so that no rhythm of a loop is met by chance.
+Pauses between the jobs of L1 are random, so that no rhythm of a loop is met by chance.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import random
-import statistics
-import tempfile
 import time
-import urllib.request
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import redis.asyncio
 from dagster import DagsterInstance, RunsFilter
 
-from quel_dagster.adapters.database.store import Database, NewJob
-from quel_dagster.adapters.queue import QUEUE, JobQueue
+from bench.installation import Client, Installation, installation
+from bench.report import Figure, grid, median, p95
+from quel_dagster.adapters.queue import QUEUE
 from quel_dagster.pipeline.runs import JOB_ID_TAG
-from quel_dagster.sandbox.services import Stack
-from quel_dagster.sandbox.web_app import sandbox_member
-from quel_dagster.settings import Settings
 
 WARM_UP = 3
 PARTS = ("claimed", "run created", "run started", "first request")
+TICK_TAG = "dagster/tick"
 
 
-@dataclass
-class Probe:
-    """One job: when it was pushed, and seconds from there to each part."""
-
-    job_id: UUID
-    pushed: float
-    claimed: float
-    ended: float
-
-
-async def probe(database: Database, queue: JobQueue, watch: redis.asyncio.Redis, member_id: UUID) -> Probe:
-    """Push one job and wait for its end."""
-    job_id, _ = await database.insert_job(
-        NewJob(
-            job_type="simple_general",
-            total_images=1,
-            path="fashion",
-            member_id=member_id,
-            input_data={"prompt": "A coat"},
+def l1(*, quick: bool) -> Figure:
+    """Spaced jobs of one picture on a warm installation."""
+    jobs = 5 if quick else 50
+    with installation() as at, at.dagster() as instance, at.celery(2):
+        rows = asyncio.run(_spaced(at, instance, jobs))
+    values = [row["first request"] for row in rows]
+    middle, late = median(values), p95(values)
+    return Figure(
+        "L1",
+        f"LPUSH → first Gemini request, warm, {jobs} spaced jobs",
+        "median ≤ 0.8 s, p95 ≤ 1.5 s",
+        f"median {middle:.2f} s, p95 {late:.2f} s",
+        middle <= 0.8 and late <= 1.5,
+        "Jobs of one picture, random pauses of 0.3 to 3 s between them (seed 1). Seconds from the push:\n\n"
+        + grid(
+            ("", "median", "p95", "longest"),
+            [(part, *(f"{of([row[part] for row in rows]):.2f}" for of in (median, p95, max))) for part in PARTS],
         ),
-        price=20,
     )
+
+
+async def _spaced(at: Installation, instance: DagsterInstance, jobs: int) -> list[dict[str, float]]:
+    rng = random.Random(1)
+    client = await at.client()
+    watch: Any = redis.asyncio.Redis.from_url(at.stack.endpoints.redis_url)
+    try:
+        rows = []
+        for number in range(WARM_UP + jobs):
+            at.gemini.latency(0.0)
+            row = await _probe(at, instance, client, watch)
+            if number >= WARM_UP:
+                rows.append(row)
+                await asyncio.sleep(rng.uniform(0.3, 3.0))
+        return rows
+    finally:
+        await watch.aclose()
+        await client.close()
+
+
+async def _probe(at: Installation, instance: DagsterInstance, client: Client, watch: Any) -> dict[str, float]:
+    """One job: seconds from its push to each part."""
+    job_id = await client.insert(1)
     pushed = time.time()
-    queue.push(job_id)
+    client.queue.push(job_id)
     while await watch.llen(QUEUE):
         await asyncio.sleep(0.002)
     claimed = time.time()
-    while (report := (await database.report([job_id]))[job_id])["completed_at"] is None:
-        await asyncio.sleep(0.05)
-    if report["status"] != "completed":
-        raise SystemExit(f"Job {job_id} ended {report['status']}: {report['error_message']}")
-    return Probe(job_id, pushed, claimed, report["completed_at"].timestamp())
+    await client.ended([job_id])
+    await at.runs_finished(instance, [job_id])
+    record = instance.get_run_records(RunsFilter(tags={JOB_ID_TAG: str(job_id)}))[0]
+    return {
+        "claimed": claimed - pushed,
+        "run created": record.create_timestamp.timestamp() - pushed,
+        "run started": (record.start_time or 0) - pushed,
+        "first request": at.gemini.requests()[0]["time"] - pushed,
+    }
 
 
-async def probes(stack: Stack, jobs: int, rng: random.Random) -> list[Probe]:
-    """The measured jobs, after some that warm everything up."""
-    database = Database(stack.endpoints.database_url)
-    queue = JobQueue(stack.endpoints.redis_url)
-    watch = redis.asyncio.Redis.from_url(stack.endpoints.redis_url)
+def l2(*, quick: bool) -> Figure:
+    """Bursts of twenty ids on a queue that was quiet."""
+    bursts = 1 if quick else 5
+    with installation() as at, at.dagster() as instance, at.celery(2):
+        rows = asyncio.run(_bursts(at, instance, bursts))
+    seconds, ticks = [row[0] for row in rows], [row[1] for row in rows]
+    return Figure(
+        "L2",
+        "burst of 20 ids: ticks that claimed them; last run created",
+        "one tick or two; ≤ 1.5 s after the push",
+        f"{max(ticks)} at most; median {median(seconds):.2f} s, longest {max(seconds):.2f} s",
+        max(ticks) <= 2 and median(seconds) <= 1.5,
+        f"{bursts} bursts, pushed one id after the other; counted from the last push.",
+    )
+
+
+async def _bursts(at: Installation, instance: DagsterInstance, bursts: int) -> list[tuple[float, int]]:
+    client = await at.client()
     try:
-        member_id = await sandbox_member(database)
-        found = []
-        for number in range(WARM_UP + jobs):
-            found.append(await probe(database, queue, watch, member_id))
-            if number >= WARM_UP:
-                await asyncio.sleep(rng.uniform(0.3, 3.0))
-        return found[WARM_UP:]
+        await client.run(1)
+        rows = []
+        for _ in range(bursts):
+            await asyncio.sleep(1.3)
+            job_ids = [await client.insert(1) for _ in range(20)]
+            for job_id in job_ids:
+                client.queue.push(job_id)
+            pushed = time.time()
+            await client.ended(job_ids)
+            await at.runs_finished(instance, job_ids)
+            rows.append(_burst(instance, job_ids, pushed))
+        return rows
     finally:
-        await watch.aclose()
-        queue.close()
-        await database.aclose()
+        await client.close()
 
 
-def parts_of(found: list[Probe], requests: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Seconds from the push to each part."""
-    rows = []
-    with DagsterInstance.get() as instance:
-        for one in found:
-            record = instance.get_run_records(RunsFilter(tags={JOB_ID_TAG: str(one.job_id)}))[0]
-            first = min(request["time"] for request in requests if one.pushed < request["time"] < one.ended)
-            rows.append(
-                {
-                    "claimed": one.claimed - one.pushed,
-                    "run created": record.create_timestamp.timestamp() - one.pushed,
-                    "run started": (record.start_time or 0) - one.pushed,
-                    "first request": first - one.pushed,
-                }
-            )
-    return rows
-
-
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=25)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="quel-bench-") as home:
-        settings = Settings.read().embedded(Path(home))
-        with Stack(settings) as stack:
-            os.environ.update(stack.endpoints.environment())
-            found = asyncio.run(probes(stack, arguments.jobs, random.Random(arguments.seed)))
-            with urllib.request.urlopen(f"{stack.endpoints.gemini_base_url}/control/requests") as answer:
-                rows = parts_of(found, json.load(answer)["requests"])
-    print(f"LPUSH to first request to Gemini, {len(rows)} spaced jobs, seed {arguments.seed}")
-    print(f"{'seconds from the push':<24}{'median':>8}{'p95':>8}{'longest':>9}")
-    for part in PARTS:
-        values = sorted(row[part] for row in rows)
-        p95 = statistics.quantiles(values, n=20)[-1]
-        print(f"{part:<24}{statistics.median(values):>8.2f}{p95:>8.2f}{values[-1]:>9.2f}")
-
-
-if __name__ == "__main__":
-    main()
+def _burst(instance: DagsterInstance, job_ids: list[UUID], pushed: float) -> tuple[float, int]:
+    records = instance.get_run_records(RunsFilter(tags={JOB_ID_TAG: [str(job_id) for job_id in job_ids]}))
+    last = max(record.create_timestamp.timestamp() for record in records)
+    return last - pushed, len({record.dagster_run.tags[TICK_TAG] for record in records})
