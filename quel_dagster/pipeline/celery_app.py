@@ -20,6 +20,7 @@ from quel_dagster.errors import SettingsError
 from quel_dagster.pipeline import draining
 from quel_dagster.pipeline.event_writer import gather_events
 from quel_dagster.pipeline.launcher import CELERY_SETTINGS
+from quel_dagster.pipeline.outages import outlast_outages
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
 
@@ -59,6 +60,7 @@ def load(**_: Any) -> None:
 def warm(**_: Any) -> None:
     """Open once per process what the first run would wait for: the studio and its connections."""
     gather_events()
+    outlast_outages()
     process = StudioProcess.current()
     process.run(process.studio.parts.database.ensure_schema)
     with DagsterInstance.get() as instance:

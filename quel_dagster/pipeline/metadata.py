@@ -188,6 +188,8 @@ def of_unit(unit: Unit) -> Entries:
 
 
 def of_outcome(outcome: UnitOutcome) -> Entries:
+    if outcome.refused is not None:
+        return {"refused": outcome.refused}
     new = [made for made in outcome.made if made.new]
     return _without_none(
         {

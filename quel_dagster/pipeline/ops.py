@@ -15,7 +15,6 @@ from dagster import (
     Config,
     DynamicOut,
     DynamicOutput,
-    Failure,
     In,
     Nothing,
     OpExecutionContext,
@@ -30,7 +29,7 @@ from quel_dagster.jobs.model import Job, JobStatus
 from quel_dagster.pipeline import checks, metadata
 from quel_dagster.pipeline.metadata import DRY_RUN_TAG, LAUNCH_TAG
 from quel_dagster.pipeline.names import CREDITS, GENERATED_IMAGES, PRODUCTION_PHOTO
-from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.pipeline.resources import QueueResource, StudioResource, in_words
 from quel_dagster.pipeline.runs import JOB_ID_TAG
 from quel_dagster.studio.outcomes import Planned, Ticket, UnitOutcome, UnitTask
 from quel_dagster.studio.rehearsal import look_up, rehearse
@@ -56,14 +55,13 @@ class LoadJobConfig(Config):
     dry_run: bool = Field(default=False, description=DRY_RUN_DESCRIPTION)
 
 
-def parse_job_id(text: str) -> UUID:
+def parse_job_id(context: OpExecutionContext, text: str) -> UUID:
     """Raises Failure, in words, when this is no UUID."""
     try:
         return UUID(text.strip())
     except ValueError:
-        raise Failure(
-            f"job_id: {text!r:.80} is not a UUID; copy the job_id of a row in quel_production_jobs.",
-            allow_retries=False,
+        raise in_words(
+            context, f"job_id: {text!r:.80} is not a UUID; copy the job_id of a row in quel_production_jobs."
         ) from None
 
 
@@ -75,22 +73,21 @@ def parse_job_id(text: str) -> UUID:
 async def load_job(context: OpExecutionContext, config: LoadJobConfig, studio: StudioResource) -> Output[Ticket]:
     if config.dry_run:
         _mark_dry_run(context, {DRY_RUN_TAG: config.job_id})
-    job_id = parse_job_id(config.job_id)
+    job_id = parse_job_id(context, config.job_id)
     units = tuple(dict.fromkeys(config.units))
     context.log.info(f"Received new job: {job_id}")
     try:
         if config.dry_run or units:  # a unit that does not exist must not cost the job its lease
-            job = await _look_up(studio, job_id, units)
+            job = await _look_up(context, studio, job_id, units)
         if config.dry_run:
             _mark_dry_run(context, metadata.dry_run_tags(job))
             ticket = Ticket(job_id=job_id, job=job, units=units, dry_run=True)
             return Output(ticket, metadata=metadata.of_ticket(ticket))
         session = await studio.session(context, job_id)
     except LeaseHeldError as held:
-        context.log.warning(f"{held} This run has nothing to do.")
-        ticket = Ticket(job_id=job_id, refused=str(held))
+        ticket = Ticket(job_id=job_id, refused=_refused(context, held))
     except JobNotFoundError as missing:
-        raise Failure(str(missing), allow_retries=False) from None
+        raise in_words(context, str(missing)) from None
     else:
         ticket = Ticket(job_id=job_id, job=session.job, took_over_from=session.took_over_from, units=units)
         _tag(context, session.job, session.took_over_from)
@@ -99,14 +96,20 @@ async def load_job(context: OpExecutionContext, config: LoadJobConfig, studio: S
     return Output(ticket, metadata=metadata.of_ticket(ticket))
 
 
-async def _look_up(studio: StudioResource, job_id: UUID, units: tuple[str, ...]) -> Job:
+def _refused(context: OpExecutionContext, held: LeaseHeldError) -> str:
+    """Another run is at work on the job. Any op may find that: a re-execution leaves out those that were done."""
+    context.log.warning(f"{held} This run has nothing to do.")
+    return str(held)
+
+
+async def _look_up(context: OpExecutionContext, studio: StudioResource, job_id: UUID, units: tuple[str, ...]) -> Job:
     process = studio.process
     try:
         return await process.call(lambda: look_up(process.studio.parts, job_id, units))
     except JobNotFoundError:
         raise
     except QuelError as error:
-        raise Failure(str(error), allow_retries=False) from None
+        raise in_words(context, str(error)) from None
 
 
 def _tag(context: OpExecutionContext, job: Job, took_over_from: str | None) -> None:
@@ -141,7 +144,11 @@ async def plan_units(context: OpExecutionContext, ticket: Ticket, studio: Studio
         yield Output(plan, "plan", metadata=metadata.of_plan(plan))
         return
     async with studio.failure_in_words(context):
-        session = await studio.session(context, ticket.job_id)
+        try:
+            session = await studio.session(context, ticket.job_id)
+        except LeaseHeldError as held:
+            yield Output(Planned(job_id=ticket.job_id, refused=_refused(context, held)), "plan")
+            return
         try:
             plan = await studio.work(context, lambda say: session.plan(say, ticket.units))
         except (JobCancelledError, HandedOverError) as cancelled:
@@ -160,7 +167,7 @@ async def _rehearse(context: OpExecutionContext, ticket: Ticket, studio: StudioR
     try:
         plan = await process.call(lambda: rehearse(process.studio.parts, job, ticket.units))
     except QuelError as error:
-        raise Failure(str(error), allow_retries=False) from None
+        raise in_words(context, str(error)) from None
     for repair in plan.repairs:
         context.log.info(f"Would repair {repair}")
     if plan.rehearsal:
@@ -174,7 +181,11 @@ async def _rehearse(context: OpExecutionContext, ticket: Ticket, studio: StudioR
 )
 async def generate(context: OpExecutionContext, task: UnitTask, studio: StudioResource) -> Output[UnitOutcome]:
     async with studio.failure_in_words(context):
-        session = await studio.session(context, task.job_id)
+        try:
+            session = await studio.session(context, task.job_id)
+        except LeaseHeldError as held:
+            refused = UnitOutcome(unit=task.unit, run_id=context.run_id, refused=_refused(context, held))
+            return Output(refused, metadata=metadata.of_outcome(refused))
         outcome = await studio.work(context, lambda say: session.make(task.unit, say))
     return Output(outcome, metadata=metadata.of_outcome(outcome))
 
@@ -193,12 +204,16 @@ async def settle(  # type: ignore[no-untyped-def]
     if plan.rehearsal is not None:
         context.log.info("A dry run settles nothing; its findings are on the page of plan_units.")
         return
-    if plan.refused is not None:
-        context.log.info(f"Nothing to settle: {plan.refused}")
-        context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: "refused"})
+    refused = plan.refused or next((outcome.refused for outcome in outcomes if outcome.refused), None)
+    if refused is not None:
+        _nothing_to_settle(context, refused)
         return
     async with studio.failure_in_words(context):
-        session = await studio.session(context, plan.job_id)
+        try:
+            session = await studio.session(context, plan.job_id)
+        except LeaseHeldError as held:
+            _nothing_to_settle(context, _refused(context, held))
+            return
         try:
             outcome, outcomes_now = await studio.work(context, lambda say: session.settle(outcomes, say, plan.left_out))
         except HandedOverError as handed_over:
@@ -227,7 +242,12 @@ async def settle(  # type: ignore[no-untyped-def]
     for evaluation in checks.of_job(outcome, session.job, plan.left_out):
         yield evaluation
     if outcome.status is JobStatus.FAILED:
-        raise Failure(outcome.error or "No picture was made.", allow_retries=False)
+        raise in_words(context, outcome.error or "No picture was made.")
+
+
+def _nothing_to_settle(context: OpExecutionContext, refused: str) -> None:
+    context.log.info(f"Nothing to settle: {refused}")
+    context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: "refused"})
 
 
 def _times(context: OpExecutionContext) -> metadata.RunTimes | None:

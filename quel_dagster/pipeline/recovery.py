@@ -24,7 +24,7 @@ from dagster import (
 )
 from dagster._core.events import RunFailureReason
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
-from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
 from redis import RedisError
 
 from quel_dagster.adapters.queue import unreachable
@@ -83,8 +83,8 @@ def _closing_run(context: RunStatusSensorContext, studio: StudioResource) -> Run
     """The run that materializes and ends well what a dead run had done, but could not tell any more."""
     run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
     text = run.tags.get(JOB_ID_TAG)
-    if not text or run.tags.get(RUN_FAILURE_REASON_TAG) == RunFailureReason.STEP_FAILURE.value:
-        return None  # it told why it failed
+    if not text or _told_why(run):
+        return None
     job_id = UUID(text)
     newest = runs_of(context.instance, [job_id])[job_id][0]
     job = studio.describe_jobs([job_id]).get(job_id)
@@ -95,6 +95,12 @@ def _closing_run(context: RunStatusSensorContext, studio: StudioResource) -> Run
         run_config=run_config(job_id),
         tags={**run_tags(job), LAUNCH_TAG: f"closes {run.run_id[:8]}"},
     )
+
+
+def _told_why(run: DagsterRun) -> bool:
+    """Did an op of this run fail in words, and so end its job?"""
+    in_an_op = run.tags.get(RUN_FAILURE_REASON_TAG) == RunFailureReason.STEP_FAILURE.value
+    return in_an_op and run.tags.get(RETRY_ON_ASSET_OR_OP_FAILURE_TAG) == "false"
 
 
 def _will_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:

@@ -19,6 +19,7 @@ from dagster import (
     InitResourceContext,
     OpExecutionContext,
 )
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from dagster._utils.interrupts import check_captured_interrupt
 
 from quel_dagster.adapters.database.store import JobDescription
@@ -39,6 +40,15 @@ STOP_POLL_SECONDS = 0.2
 def retried_runs(run: DagsterRun) -> tuple[str, ...]:
     """The runs whose lease this run inherits: it re-executes them."""
     return tuple(run_id for run_id in (run.parent_run_id, run.root_run_id) if run_id)
+
+
+def in_words(context: OpExecutionContext, reason: str) -> Failure:
+    """A failure that another try would only repeat: neither the op nor its run is retried.
+
+    Whatever fails in another way, say for a storage that was away too long, is worth a retry of the run.
+    """
+    context.instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false"})
+    return Failure(reason, allow_retries=False)
 
 
 class StudioResource(ConfigurableResource[None]):
@@ -109,7 +119,7 @@ class StudioResource(ConfigurableResource[None]):
                     session.stop(reason)
 
             await process.call(stop)
-            raise Failure(str(reason), allow_retries=False) from None
+            raise in_words(context, str(reason)) from None
 
     async def hand_over(self, context: OpExecutionContext, queue: JobQueue, job_id: UUID) -> None:
         """Let another worker go on with the job: give the lease back, then push the id to the head of the queue.

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from quel_dagster import redaction
 from quel_dagster.errors import SettingsError
+from quel_dagster.pipeline.outages import outlasting
 from quel_dagster.pipeline.redacted_storage import RedactedStorage
 from quel_dagster.pipeline.storage_connections import keep_connections
 from quel_dagster.settings import Settings
@@ -52,7 +53,7 @@ class InstanceStorage(DagsterPostgresStorage):
         url = os.environ.get(variable)
         if url:
             redaction.learn_url(url)
-            return keep_connections(RedactedStorage(url, inst_data))
+            return outlasting(keep_connections(RedactedStorage(url, inst_data)))
         if any(os.environ.get(name) for name in _LOOKING):
             folder = settings.home.absolute() / "dagster-dev"
             return DagsterSqliteStorage(base_dir=str(folder), inst_data=inst_data)

@@ -137,6 +137,8 @@ class UnitOutcome(Value):
     prepare_seconds: float = 0.0
     #: waited for Gemini's quota, summed over all pictures, failed ones included
     quota_seconds: float = 0.0
+    #: why nothing was done: another run is at work on the job
+    refused: str | None = None
 
 
 class JobOutcome(Value):

@@ -138,17 +138,19 @@ class JobSession:
         return session
 
     async def close(self) -> None:
-        """The run is over: end its job unless `settle` did, so that none stays in processing with nobody at work.
+        """The run is over: end its job with the reason for which it was stopped, unless `settle` did.
 
-        A job that had ended before, and in which this run changed nothing, stays as it is.
+        A job that had ended before, and in which this run changed nothing, stays as it is. A run that nobody stopped
+        broke off: its job is left to a retry, or to whoever ends the jobs of runs that failed for good.
         """
         handed_over = self.handed_over
+        broken = self.settled is None and self._stop_reason is None
         self._closed = True
-        self.stop(QuelError(f"Run {self.run_id} ended before its job was done; its page says why."))
+        self.stop(QuelError(f"Run {self.run_id} broke off; its page says why."))
         try:
             if handed_over:
                 await self._parts.database.hand_over(self.job.job_id, self._token)
-            elif self.settled is None and (self._begun or not self.job.job_status.ended):
+            elif self.settled is None and not broken and (self._begun or not self.job.job_status.ended):
                 terminated = isinstance(self._stop_reason, RunTerminatedError)
                 await self._end(JobStatus.CANCELLED if terminated else JobStatus.FAILED, str(self._stop_reason))
         except LeaseLostError:

@@ -345,6 +345,55 @@ def test_a_second_run_of_a_finished_job_makes_and_charges_nothing(
     assert gemini.state.report()["total"] == 2
 
 
+def test_a_re_execution_that_finds_another_run_at_work_is_a_success_that_says_so(
+    instance: DagsterInstance, desk: Desk, gemini: GeminiStandIn
+) -> None:
+    """It leaves out the op that usually claims the job, so a later one finds that it is held."""
+    job = desk.job(2, job_type="pipeline_stage", path="cinema", input_data=stages(1, 1))
+    gemini.state.add_rules(Rule(behaviour=Behaviour.FORBIDDEN))
+    failed = execute(instance, job, raise_on_error=False)
+    gemini.state.reset()
+    desk.call(lambda office: office.processing(job, run_id="other"))
+    before = desk.row(job)
+
+    again = execute(
+        instance, job, reexecution_options=ReexecutionOptions.from_failure(failed.run_id, instance=instance)
+    )
+
+    assert again.success
+    assert not [step for step in again.all_events if step.step_key == "make_images.load_job"]
+    assert stored_run(instance, again).tags["quel/outcome"] == "refused"
+    assert materialized(again) == {}
+    assert desk.row(job) == before
+    assert gemini.state.report()["total"] == 0
+
+
+def test_a_run_that_failed_in_words_is_not_retried_and_one_that_broke_off_is(
+    instance: DagsterInstance, desk: Desk, gemini: GeminiStandIn
+) -> None:
+    job = desk.job(1)
+    gemini.state.add_rules(Rule(behaviour=Behaviour.FORBIDDEN))
+    told = execute(instance, job, raise_on_error=False)
+    assert stored_run(instance, told).tags["dagster/retry_on_asset_or_op_failure"] == "false"
+    assert desk.row(job)["job_status"] == "failed"
+    gemini.state.reset()
+
+    job = desk.job(1)
+    desk.call(lambda office: office.sql.all("alter table quel_dagster.op_output rename to op_output_away"))
+    try:
+        broken = execute(instance, job, raise_on_error=False)
+    finally:
+        desk.call(lambda office: office.sql.all("alter table quel_dagster.op_output_away rename to op_output"))
+    assert not broken.success
+    assert "dagster/retry_on_asset_or_op_failure" not in stored_run(instance, broken).tags
+    assert desk.row(job)["job_status"] == "pending"
+    again = execute(
+        instance, job, reexecution_options=ReexecutionOptions.from_failure(broken.run_id, instance=instance)
+    )
+    assert again.success
+    assert desk.row(job)["job_status"] == "completed"
+
+
 def test_re_execution_from_failure_makes_what_is_missing(
     instance: DagsterInstance, desk: Desk, gemini: GeminiStandIn
 ) -> None:

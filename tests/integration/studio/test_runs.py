@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from quel_dagster.adapters.database.store import Database
-from quel_dagster.errors import InsufficientCreditsError, JobInputError, PayerError
+from quel_dagster.errors import InsufficientCreditsError, JobInputError, PayerError, QuelError
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
 from quel_dagster.settings import Settings
@@ -534,6 +534,7 @@ async def test_a_failed_job_that_has_all_its_pictures_is_completed_by_a_rerun(
     session = await studio.session(job.job_id, run_id="run-1")
     planned = await session.plan(lambda _line: None)
     await session.make(planned.units[0], lambda _line: None)
+    session.stop(QuelError("The storage is away."))
     await studio.close_session("run-1")
     assert (await sql.job(job.job_id))["job_status"] == "failed"
 

@@ -211,9 +211,19 @@ async def test_a_retry_goes_on_where_the_first_run_died(
 # --- ends that nobody concluded ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("terminated", "status"), [(True, "cancelled"), (False, "failed")])
-async def test_a_run_that_ends_before_it_settles_leaves_no_job_in_processing(
-    *, office: Office, sql: Look, studio: Studio, gemini: GeminiStandIn, terminated: bool, status: str
+@pytest.mark.parametrize(
+    ("terminated", "status", "reason"),
+    [(True, "cancelled", "Stopped by an operator (run run-1)."), (False, "processing", None)],
+)
+async def test_a_run_that_ends_before_it_settles_ends_its_job_if_it_was_stopped_and_else_leaves_it_to_a_retry(
+    *,
+    office: Office,
+    sql: Look,
+    studio: Studio,
+    gemini: GeminiStandIn,
+    terminated: bool,
+    status: str,
+    reason: str | None,
 ) -> None:
     job = await office.job(2)
     session = await studio.session(job.job_id, run_id="run-1")
@@ -229,8 +239,7 @@ async def test_a_run_that_ends_before_it_settles_leaves_no_job_in_processing(
     await asyncio.gather(making, return_exceptions=True)  # a terminated run has no outcome
     await seen(gemini, lambda state: state.in_flight == 0)
     row = await sql.job(job.job_id)
-    assert row["job_status"] == status
-    assert "run-1" in row["error_message"]
+    assert (row["job_status"], row["error_message"]) == (status, reason)
     assert await sql.all("select 1 from quel_dagster.job_lease where job_id = %s", job.job_id) == []
 
 

@@ -1,0 +1,83 @@
+"""Dagster's storage in a worker outlasts a PostgreSQL that is away, and hides no statement that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from quel_dagster.pipeline import outages
+
+AWAY = OperationalError("select", {}, Exception("server closed the connection unexpectedly"))
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "PAUSE_SECONDS", 0.0)
+
+
+def failing(*errors: Exception) -> Callable[[], str]:
+    left = list(errors)
+
+    def act() -> str:
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    return act
+
+
+def test_a_database_that_comes_back_is_waited_for() -> None:
+    assert outages.tried_again(failing(AWAY, AWAY))() == "answer"
+
+
+def test_a_database_that_stays_away_is_given_up() -> None:
+    with pytest.raises(OperationalError):
+        outages.tried_again(failing(AWAY), seconds=0.0)()
+
+
+def test_a_wrong_statement_fails_at_once() -> None:
+    with pytest.raises(ProgrammingError):
+        outages.tried_again(failing(ProgrammingError("selct", {}, Exception("syntax"))))()
+
+
+def test_a_call_within_another_leaves_the_waiting_to_that_one() -> None:
+    inner = outages.tried_again(failing(AWAY))
+    tries: list[int] = []
+
+    def outer() -> str:
+        tries.append(1)
+        return inner()
+
+    assert outages.tried_again(outer)() == "answer"
+    assert len(tries) == 2
+
+
+class Part:
+    """As much of a storage of Dagster's as is looked at."""
+
+    def __init__(self) -> None:
+        self.get_runs = failing(AWAY)
+
+    def get_run_by_id(self) -> str:
+        return self.get_runs()
+
+    def add_run(self) -> str:
+        return self.get_runs()
+
+
+def test_only_a_process_that_was_told_waits_and_only_for_what_may_be_done_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def storage() -> Any:
+        return outages.outlasting(SimpleNamespace(run_storage=Part(), event_log_storage=Part()))  # type: ignore[arg-type]
+
+    with pytest.raises(OperationalError):
+        storage().run_storage.get_run_by_id()
+    monkeypatch.setattr(outages, "_outlasting", True)
+    assert storage().run_storage.get_run_by_id() == "answer"
+    with pytest.raises(OperationalError):
+        storage().run_storage.add_run()
