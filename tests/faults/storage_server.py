@@ -55,6 +55,8 @@ class StorageServer(SupabaseServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(objects=ObjectsOnDisk(folder))  # type: ignore[arg-type]
         self.uploads: list[str] = []
+        #: last part of a key → where a download of it is sent instead
+        self.redirects: dict[str, str] = {}
         self.failures = 0
         self.delay = 0.0
         self._failing: int | None = None
@@ -70,6 +72,7 @@ class StorageServer(SupabaseServer):
         with self._guard:
             self._failing = None
             self.delay = 0.0
+            self.redirects.clear()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         upload = environ["REQUEST_METHOD"] in {"POST", "PUT"}
@@ -89,6 +92,8 @@ class StorageServer(SupabaseServer):
                 environ["wsgi.input"].read(length)
                 answer = refusal(400, "Bad", "Bad") if status == 400 else Response("no", status=status)
                 return answer(environ, start_response)
+        elif elsewhere := self.redirects.get(environ["PATH_INFO"].rpartition("/")[2]):
+            return Response(status=302, headers={"Location": elsewhere})(environ, start_response)
         return super().__call__(environ, start_response)
 
 

@@ -27,9 +27,16 @@ PASSING = [
 FINAL = [Behaviour.SAFETY_BLOCK, Behaviour.IMAGE_SAFETY, Behaviour.TEXT_ONLY, Behaviour.WRONG_MIME, Behaviour.NO_IMAGE]
 
 
-async def test_what_passes_is_tried_again(desk: Desk) -> None:
+#: every how many-th of a list: each by itself is tested in tests/integration/gemini
+some_or_all = pytest.mark.parametrize(
+    "every", [pytest.param(4, id="some"), pytest.param(1, id="all", marks=pytest.mark.fault_all)]
+)
+
+
+@some_or_all
+async def test_what_passes_is_tried_again(desk: Desk, every: int) -> None:
     jobs = {}
-    for behaviour in PASSING:
+    for behaviour in PASSING[::every]:
         word = f"word{behaviour.name.lower()}"
         desk.site.gemini.state.add_rules(Rule(behaviour=behaviour, times=2, match=word))
         jobs[behaviour] = await desk.job(1, prompt=word)
@@ -39,10 +46,11 @@ async def test_what_passes_is_tried_again(desk: Desk) -> None:
         assert desk.charged(job_id) == PRICE
 
 
-async def test_what_stays_is_named_and_costs_nothing(desk: Desk) -> None:
+@some_or_all
+async def test_what_stays_is_named_and_costs_nothing(desk: Desk, every: int) -> None:
     """And the other picture of the job is made."""
     jobs = {}
-    for behaviour in FINAL:
+    for behaviour in FINAL[::every]:
         word = f"word{behaviour.name.lower()}"
         desk.site.gemini.state.add_rules(Rule(behaviour=behaviour, times=None, match=word))
         jobs[behaviour] = await desk.job(
@@ -58,7 +66,9 @@ async def test_what_stays_is_named_and_costs_nothing(desk: Desk) -> None:
         assert desk.charged(job_id) == PRICE
 
 
-@pytest.mark.parametrize("behaviour", [Behaviour.FORBIDDEN, Behaviour.BAD_KEY])
+@pytest.mark.parametrize(
+    "behaviour", [Behaviour.FORBIDDEN, pytest.param(Behaviour.BAD_KEY, marks=pytest.mark.fault_all)]
+)
 async def test_a_bad_key_ends_the_job_at_once(desk: Desk, behaviour: Behaviour) -> None:
     desk.site.gemini.state.add_rules(Rule(behaviour=behaviour))
     job_id = await desk.job(10)

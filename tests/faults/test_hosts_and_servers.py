@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
+from uuid import UUID
 
 import pytest
+import redis
 
 from tests.faults.desk import Desk, eventually, say
 from tests.faults.installation import PRICE
 
 #: seconds; faults.md
 HOST_NOTICED = 45.0
+#: runs at a time in this installation
+SLOTS = 4
 
 
-async def completed(desk: Desk, *jobs: object, total: int, seconds: float = 180.0) -> None:
+async def completed(desk: Desk, *jobs: UUID, total: int, seconds: float = 180.0) -> None:
     for job_id in jobs:
-        row = await desk.until_ended(job_id, seconds=seconds)  # type: ignore[arg-type]
-        assert (row["status"], row["completed_images"]) == ("completed", total), desk.describe(job_id)  # type: ignore[arg-type]
-        assert desk.charged(job_id) == total * PRICE  # type: ignore[arg-type]
+        row = await desk.until_ended(job_id, seconds=seconds)
+        assert (row["status"], row["completed_images"]) == ("completed", total), desk.describe(job_id)
+        assert desk.charged(job_id) == total * PRICE
 
 
 # --- worker hosts ------------------------------------------------------------------------------------
@@ -100,7 +105,7 @@ async def test_a_host_is_told_to_stop(desk: Desk) -> None:
 # --- Redis -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.fault_all), signal.SIGKILL])
 async def test_redis_restarts(desk: Desk, how: signal.Signals) -> None:
     """With its append-only file: live runs finish, queued ids are still there."""
     site = desk.site
@@ -113,18 +118,14 @@ async def test_redis_restarts(desk: Desk, how: signal.Signals) -> None:
     await completed(desk, *jobs, total=3)
 
 
-async def _job_while_redis_restarts(desk: Desk):
+async def _job_while_redis_restarts(desk: Desk) -> UUID:
     job_id = await desk.job(3, push=False)
 
     def push() -> bool:
         try:
             desk.queue.push(job_id)
-        except OSError:
+        except redis.RedisError:
             return False
-        except Exception as error:
-            if type(error).__module__.startswith("redis"):
-                return False
-            raise
         return True
 
     await eventually(push, "a Redis to push to")
@@ -138,7 +139,6 @@ async def test_redis_forgets_everything(desk: Desk) -> None:
     site.gemini.state.latency = 2.0
     working = await desk.job(6)
     await desk.until_made(working, 1)
-    site.platform  # noqa: B018
     waiting = await desk.job(1, push=False)  # as if it had been pushed, and was forgotten
     site.empty_redis()
     site.wait_services()
@@ -150,7 +150,7 @@ async def test_redis_forgets_everything(desk: Desk) -> None:
 # --- PostgreSQL --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.fault_all), signal.SIGKILL])
 async def test_postgres_restarts(desk: Desk, how: signal.Signals) -> None:
     """Everything waits for it and goes on."""
     site = desk.site
@@ -167,6 +167,8 @@ async def test_connections_are_cut_at_random(desk: Desk, rng: random.Random) -> 
     site = desk.site
     site.gemini.state.latency = 0.3
     jobs = [await desk.job(8) for _ in range(2)]
+    for job_id in jobs:  # a message that Redis was handing over is lost with its connection: another row
+        await desk.until_status(job_id, "processing", "completed")
     links = [site.proxies.database, site.proxies.redis]
     while not all(desk.status(job_id) in {"completed", "failed"} for job_id in jobs):
         rng.choice(links).cut()
@@ -212,20 +214,12 @@ async def test_a_worker_is_cut_off_for_longer_than_its_lease(desk: Desk) -> None
 @pytest.mark.fault_all
 async def test_the_daemon_was_away_and_many_wait(desk: Desk) -> None:
     """Everything that was pushed meanwhile runs, oldest first."""
-    site = desk.site
-    keeper = site.platform.supervisor
-    import os  # noqa: PLC0415
-
-    os.kill(keeper.pids()["daemon"], signal.SIGSTOP)
-    daemon = keeper.pids()["daemon"]
-    jobs = [await desk.job(1, credit=20) for _ in range(40)]
-    assert desk.queue.depths()["queue"] >= 39
+    daemon = desk.site.platform.supervisor.pids()["daemon"]
+    os.kill(daemon, signal.SIGSTOP)
+    jobs = [await desk.job(1, credit=PRICE) for _ in range(40)]
+    assert desk.queue.depths()["queue"] >= len(jobs) - 1  # a tick may have been under way
     os.kill(daemon, signal.SIGCONT)
     await completed(desk, *jobs, total=1, seconds=300)
-    began = {row["job_id"]: row["started_at"] for row in map(desk.row, jobs)}
-    late = [
-        (at, job_id)
-        for at, job_id in enumerate(sorted(jobs, key=lambda each: began[each]))
-        if abs(at - jobs.index(job_id)) > 8
-    ]
-    assert not late, "not in the order of the pushes"
+    begun = sorted(jobs, key=lambda job_id: desk.row(job_id)["started_at"])
+    # side by side in the workers' processes, one may overtake another
+    assert all(abs(begun.index(job_id) - place) <= 2 * SLOTS for place, job_id in enumerate(jobs)), "not in order"

@@ -160,19 +160,55 @@ async def test_reexecuted_after_every_end(desk: Desk, from_failure: bool) -> Non
     assert state.report()["total"] - asked == (2 if from_failure else 3)
 
 
+@pytest.mark.fault_all
+async def test_reexecuted_after_the_user_cancelled(desk: Desk) -> None:
+    """What the user stopped stays stopped, and nothing more is charged."""
+    desk.site.gemini.state.latency = 1.0
+    job_id = await desk.job(6)
+    await desk.until_made(job_id, 1)
+    desk.cancel(job_id)
+    row = await desk.until_ended(job_id)
+    assert row["status"] == "user_cancelled"
+    await desk.until_at_rest()
+    run = await desk.reexecute(desk.runs(job_id)[0].run_id)
+    await eventually(lambda: desk.site.instance.get_run_by_id(run).is_finished, "the new run")
+    after = desk.row(job_id)
+    assert (after["status"], after["completed_images"]) == ("user_cancelled", row["completed_images"])
+    assert desk.charged(job_id) == row["completed_images"] * PRICE
+
+
 # --- credits -----------------------------------------------------------------------------------------
 
 
-async def test_many_jobs_on_one_balance(desk: Desk) -> None:
-    """Eight jobs want 24 pictures, the balance is good for ten: exactly ten are made and the job says why."""
-    member = await desk.member(10 * PRICE + PRICE // 2)
-    jobs = [await desk.job(3, member=member) for _ in range(8)]
+@pytest.mark.parametrize(
+    ("count", "affordable"), [(8, 10), pytest.param(32, 50, marks=pytest.mark.fault_all)], ids=["8", "32"]
+)
+async def test_many_jobs_on_one_balance(desk: Desk, count: int, affordable: int) -> None:
+    """They want three pictures each, the balance is good for fewer: exactly those are made, and the jobs say why."""
+    if count > 8:
+        desk.site.add_host("b", children=4)
+    member = await desk.member(affordable * PRICE + PRICE // 2)
+    jobs = [await desk.job(3, member=member) for _ in range(count)]
     rows = await asyncio.gather(*(desk.until_ended(job_id) for job_id in jobs))
-    assert sum(row["completed_images"] for row in rows) == 10
+    assert sum(row["completed_images"] for row in rows) == affordable
     assert (await desk.database.balances(member_id=member))["member_credit"] == PRICE // 2
     for row in rows:
         if row["completed_images"] < 3:
             assert "credits" in row["error_message"]
+
+
+@pytest.mark.fault_all
+async def test_the_organization_runs_out_of_credits_in_the_middle(desk: Desk) -> None:
+    """It is active, so nobody else pays: the job ends with what it has and says so."""
+    member = await desk.member(1000)
+    org = await desk.organization(member, 3 * PRICE + 1)
+    job_id = await desk.job(6, member=member, org=org)
+    row = await desk.until_ended(job_id)
+    assert (row["status"], row["completed_images"], row["failed_images"]) == ("completed", 3, 3)
+    assert "organization" in row["error_message"]
+    assert "credits" in row["error_message"]
+    left = await desk.database.balances(org_id=org, member_id=member)
+    assert (left["org_credit"], left["member_credit"]) == (1, 1000)
 
 
 async def test_the_organization_is_suspended_in_the_middle(desk: Desk) -> None:
