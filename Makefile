@@ -69,6 +69,12 @@ soak: install ## Break whole installations: every fault test, then random faults
 bench: install ## Run the benchmarks and print their figures
 	$(BIN)/python -m bench
 
+.PHONY: audit-dependencies
+audit-dependencies: ## Ask the advisory database about every locked dependency; fails where it cannot be asked
+	@python="$$($(FIND_PYTHON))"; [ -x build/audit/bin/pip-audit ] || { "$$python" -m venv build/audit \
+	  && build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'; }
+	build/audit/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement requirements.lock
+
 .PHONY: lock
 lock: ## Resolve the dependencies of pyproject.toml anew into requirements.lock
 	@python="$$($(FIND_PYTHON))"; rm -rf build/lock && "$$python" -m venv build/lock
