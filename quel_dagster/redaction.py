@@ -31,18 +31,19 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
 _PASSWORD_OPTIONS = {"password", "sslpassword"}
 
 _lock = threading.Lock()
-_notations: set[str] = set()
+#: in lower case
+_notations: frozenset[str] = frozenset()
 _pattern: re.Pattern[str] | None = None
 
 
 def learn(*secrets: str | None) -> None:
     """Replace these from now on, in all of the process."""
-    global _pattern  # noqa: PLW0603 - what one part of a process was told, no part of it may say
-    new = {text for secret in secrets if secret for text in _written(secret) if len(text) >= SHORTEST}
+    global _notations, _pattern  # noqa: PLW0603 - what one part of a process was told, no part of it may say
+    new = {text.lower() for secret in secrets if secret for text in _written(secret) if len(text) >= SHORTEST}
     with _lock:
         if new <= _notations:
             return
-        _notations.update(new)
+        _notations |= new
         longest_first = sorted(_notations, key=lambda text: (-len(text), text))
         _pattern = re.compile("|".join(map(_expression, longest_first)), re.IGNORECASE)
 
@@ -64,8 +65,12 @@ def learn_url(url: str | None) -> None:
 def redact(text: str) -> str:
     """The text without any secret."""
     if _pattern is not None:
-        text = _pattern.sub(MASK, text)
-    return _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+        lowered = text.lower()
+        if any(notation in lowered for notation in _notations):  # far cheaper than the pattern, and hardly ever true
+            text = _pattern.sub(MASK, text)
+    if "://" in text and "@" in text:
+        text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+    return text
 
 
 def _written(secret: str) -> set[str]:

@@ -20,7 +20,7 @@ from quel_dagster.settings import Settings
 
 @pytest.fixture(autouse=True)
 def _nothing_taught(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(redaction, "_notations", set())
+    monkeypatch.setattr(redaction, "_notations", frozenset())
     monkeypatch.setattr(redaction, "_pattern", None)
     factory = logging.getLogRecordFactory()
     hooks = sys.excepthook, redaction.threading.excepthook
