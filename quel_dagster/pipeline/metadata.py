@@ -239,7 +239,7 @@ def of_images(outcome: JobOutcome, units: Sequence[UnitOutcome], job: Job) -> En
             "failed_images": outcome.failed,
             "made_by_this_run": outcome.made_now,
             "by_unit": _table(
-                ("unit", "camera", "references", "made", "failed", "why", "seconds"),
+                ("unit", "made", "failed", "why", "camera", "references", "seconds"),
                 (
                     {
                         "unit": unit.unit.key,
@@ -283,7 +283,7 @@ def of_production(
     )
 
 
-def of_credits(outcome: JobOutcome, plan: Planned, job: Job) -> Entries:
+def of_credits(outcome: JobOutcome, plan: Planned, job: Job, units: Sequence[UnitOutcome]) -> Entries:
     """Balance before and after as this run saw them: other jobs of the payer may charge in between."""
     before = outcome.balance_before if outcome.balance_before is not None else plan.balance
     others = None
@@ -294,6 +294,8 @@ def of_credits(outcome: JobOutcome, plan: Planned, job: Job) -> Entries:
             "payer": outcome.payer or plan.payer or None,
             "credits_charged": outcome.charged_now,
             "pictures_charged": outcome.made_now,
+            "charged_attach_ids": _ids(picture.attach_id for unit in units for picture in unit.made if picture.new)
+            or None,
             "price": outcome.price or None,
             "balance_before": before,
             "balance_after": outcome.balance,
@@ -353,7 +355,10 @@ def _durations(outcome: JobOutcome, units: Sequence[UnitOutcome], job: Job, time
 def _timeline(moments: Sequence[Moment]) -> MetadataValue:
     return _table(
         ("at", "step", "what"),
-        ({"at": f"{moment.seconds:.2f} s", "step": moment.step, "what": moment.what} for moment in moments),
+        (
+            {"at": f"{moment.seconds:.2f}\N{NO-BREAK SPACE}s", "step": moment.step, "what": moment.what}
+            for moment in moments
+        ),
         most=len(moments),
     )
 

@@ -122,6 +122,14 @@ def _tag(context: OpExecutionContext, job: Job, took_over_from: str | None) -> N
         context.instance.add_run_tags(context.run_id, new)
 
 
+def _tag_rerun(context: OpExecutionContext) -> None:
+    """A rerun from failure skips `load_job`, and begins with the tags of the run that failed."""
+    run = context.run
+    skipped = run.step_keys_to_execute is not None and not any("load_job" in key for key in run.step_keys_to_execute)
+    if skipped and run.tags.get(LAUNCH_TAG) != (launch := metadata.launch_tag(run, None)):
+        context.instance.add_run_tags(run.run_id, {LAUNCH_TAG: launch, OUTCOME_TAG: metadata.UNFINISHED})
+
+
 def _mark_dry_run(context: OpExecutionContext, tags: dict[str, str]) -> None:
     """A dry run is none of the job's runs: whoever looks for those must not find it, nor end the job with it."""
     inherited = {JOB_ID_TAG: ""} if context.run.tags.get(JOB_ID_TAG) else {}
@@ -180,6 +188,7 @@ async def _rehearse(context: OpExecutionContext, ticket: Ticket, studio: StudioR
     description="Makes the missing pictures of one stage or combination; each is charged as it is stored.",
 )
 async def generate(context: OpExecutionContext, task: UnitTask, studio: StudioResource) -> Output[UnitOutcome]:
+    _tag_rerun(context)
     async with studio.failure_in_words(context):
         try:
             session = await studio.session(context, task.job_id)
@@ -201,6 +210,7 @@ async def settle(  # type: ignore[no-untyped-def]
     studio: StudioResource,
     queue: QueueResource,
 ):
+    _tag_rerun(context)
     if plan.rehearsal is not None:
         context.log.info("A dry run settles nothing; its findings are on the page of plan_units.")
         return
@@ -231,7 +241,7 @@ async def settle(  # type: ignore[no-untyped-def]
     everything: dict[str, dict[str, Any]] = {
         GENERATED_IMAGES: metadata.of_images(outcome, outcomes_now, session.job),
         PRODUCTION_PHOTO: metadata.of_production(outcome, outcomes_now, plan, session.job, _times(context)),
-        CREDITS: metadata.of_credits(outcome, plan, session.job),
+        CREDITS: metadata.of_credits(outcome, plan, session.job, outcomes_now),
     }
     asset_context = AssetExecutionContext(context)
     for name, entries in everything.items():

@@ -146,7 +146,7 @@ EVENTS = {
     "production": lambda: metadata.of_production(
         ended(), [outcome_of(index, 10) for index in range(200)], planned(200), job(), metadata.RunTimes(0.0, 1.0)
     ),
-    "credits": lambda: metadata.of_credits(ended(), planned(1), job()),
+    "credits": lambda: metadata.of_credits(ended(), planned(1), job(), [outcome_of(index, 10) for index in range(200)]),
 }
 
 

@@ -1,0 +1,238 @@
+"""A `quel up` in a process of its own, a browser, and the web app that pushes jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+import pytest_asyncio
+import redis
+from PIL import Image
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from quel_dagster.adapters.database.store import Database, NewJob
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.storage.store import open_store
+from quel_dagster.sandbox.endpoints import Endpoints, running_endpoints
+from quel_dagster.sandbox.gemini_server import Rule
+from quel_dagster.sandbox.samples import reference_pictures
+from quel_dagster.sandbox.web_app import FIRST_ATTACH_ID, Accounts, WebApp
+from quel_dagster.settings import Settings
+from tests.browser.browsers import NoBrowserError, start_browser
+
+#: Hang guards, in seconds: what is awaited comes within a few on a quiet machine.
+START, HANG = 180.0, 90.0
+PRICE = 20
+WIDTH, HEIGHT = 1400, 900
+COLOURS = 128
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Known when this folder is named on the command line, as `make tour` does."""
+    parser.addoption("--tour", type=Path, help="folder for the screenshots; by default each test's own")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The running `quel up`, from outside."""
+
+    endpoints: Endpoints
+    web_app: WebApp
+    accounts: Accounts
+    references: dict[str, int]
+
+    @property
+    def url(self) -> str:
+        return self.endpoints.webserver_url
+
+    async def job(
+        self,
+        prompt: str,
+        *,
+        cameras: Sequence[tuple[str, str]] = (("front", "full"),),
+        quantity: int = 1,
+        more: dict[str, Any] | None = None,
+    ) -> UUID:
+        """The rows of a fashion job, some pictures for each camera; nothing is pushed."""
+        job_id, _ = await self.web_app.database.insert_job(
+            NewJob(
+                job_type="single_batch",
+                total_images=quantity * len(cameras),
+                input_data={
+                    "userId": str(self.accounts.member_id),
+                    "basePrompt": prompt,
+                    "individualImageAttachIds": [
+                        {"attachId": float(self.references[name]), "type": name} for name in ("model", "top")
+                    ],
+                    "combinations": [{"angle": angle, "shot": shot, "quantity": quantity} for angle, shot in cameras],
+                    "aspect-ratio": "3:4",
+                    **(more or {}),
+                },
+                path="fashion",
+                member_id=self.accounts.member_id,
+                org_id=self.accounts.org_id,
+                name=prompt[:40],
+            ),
+            price=PRICE,
+        )
+        return job_id
+
+    def push(self, *values: object) -> None:
+        """One LPUSH of all of them, whatever they are."""
+        with redis.Redis.from_url(self.endpoints.redis_url) as client:
+            client.lpush("jobs:queue", *map(str, values))
+
+    async def row(self, job_id: UUID) -> dict[str, Any]:
+        url = self.endpoints.database_url
+        async with await psycopg.AsyncConnection.connect(url, row_factory=psycopg.rows.dict_row) as connection:
+            cursor = await connection.execute(
+                "select job_status::text, completed_images, failed_images, error_message, production_id"
+                " from quel_production_jobs where job_id = %s",
+                (job_id,),
+            )
+            row = await cursor.fetchone()
+        assert row is not None
+        return row
+
+    async def ended(self, job_id: UUID) -> dict[str, Any]:
+        """The job's row once it has ended."""
+        async with asyncio.timeout(HANG):
+            while True:
+                row = await self.row(job_id)
+                if row["job_status"] not in {"pending", "processing"}:
+                    return row
+                await asyncio.sleep(0.2)
+
+    async def graphql(self, query: str, **variables: Any) -> Any:
+        async with httpx.AsyncClient(timeout=30) as client:
+            answer = await client.post(f"{self.url}/graphql", json={"query": query, "variables": variables})
+        return answer.raise_for_status().json()["data"]
+
+    async def runs(self, job_id: UUID) -> list[str]:
+        """The ids of a job's runs, newest first, as soon as there is one."""
+        query = "query($f: RunsFilter) {runsOrError(filter: $f) {... on Runs {results {runId}}}}"
+        found: list[str] = []
+        async with asyncio.timeout(HANG):
+            while not found:
+                tags = [{"key": "quel/job_id", "value": str(job_id)}]
+                data = await self.graphql(query, f={"tags": tags})
+                found = [run["runId"] for run in data["runsOrError"]["results"]]
+                await asyncio.sleep(0 if found else 0.1)
+        return found
+
+    async def queued(self) -> set[str]:
+        """The runs that wait for a slot."""
+        data = await self.graphql("{runsOrError(filter: {statuses: [QUEUED]}) {... on Runs {results {runId}}}}")
+        return {run["runId"] for run in data["runsOrError"]["results"]}
+
+    async def gemini(self, *rules: Rule, latency: float = 0.0) -> None:
+        """What the stand-in does from now on; without rules it makes every picture."""
+        async with httpx.AsyncClient(base_url=str(self.endpoints.gemini_base_url), timeout=30) as client:
+            (await client.post("/control/reset")).raise_for_status()
+            (await client.post("/control/latency", json={"seconds": latency})).raise_for_status()
+            if rules:
+                body = [rule.model_dump(mode="json") for rule in rules]
+                (await client.post("/control/rules", json=body)).raise_for_status()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        try:
+            started = await start_browser(playwright)
+        except NoBrowserError as error:
+            pytest.skip(str(error))
+        yield started
+        await started.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def installation(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    folder = tmp_path_factory.mktemp("browser")
+    home = folder / "home"
+    environment = {
+        **os.environ,
+        "QUEL_HOME": str(home),
+        "QUEL_WORKERS": "2",
+        "QUEL_WARN_QUEUE_SECONDS": "1",
+        "IMAGE_PER_PRICE": str(PRICE),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "quel_dagster.cli.main", "up", "--port", "0"),
+        cwd=folder,  # a developer's .env stays out
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START):
+            said = b""
+            while b"Everything is ready" not in said:
+                line = await process.stdout.readline()
+                said += line
+                assert line, f"quel up ended: {said.decode()}"
+        drained = asyncio.create_task(process.stdout.read())
+        where = running_endpoints(Settings.read(_env_file=None, home=home))
+        database = Database(where.database_url)
+        store = open_store(Settings.read(_env_file=None, storage_url=where.storage_url))
+        queue = JobQueue(where.redis_url)
+        try:
+            web_app = WebApp(database, store, queue, PRICE)
+            await database.start_attach_ids_at(FIRST_ATTACH_ID)
+            accounts = await web_app.open_accounts(member_credit=1_000, org_credit=10_000)
+            pictures = reference_pictures()
+            references = await web_app.upload({name: pictures[name] for name in ("model", "top")})
+            yield Installation(where, web_app, accounts, references)
+        finally:
+            queue.close()
+            await store.aclose()
+            await database.aclose()
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(HANG):
+            await process.wait()
+    await drained
+    assert process.returncode == 0
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser, installation: Installation) -> AsyncIterator[Page]:
+    """A visitor who has never been here."""
+    context = await browser.new_context(
+        base_url=installation.url, viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce"
+    )
+    context.set_default_timeout(HANG * 1000)
+    expect.set_options(timeout=HANG * 1000)
+    yield await context.new_page()
+    await context.close()
+
+
+class Camera:
+    """Takes the pictures of docs/ui.md, in a palette, so that they stay small."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def __call__(self, page: Page, name: str) -> None:
+        data = await page.screenshot(animations="disabled")
+        with Image.open(io.BytesIO(data)) as image:
+            small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        small.save(self._folder / f"{name}.png", optimize=True)
+
+
+@pytest.fixture
+def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Camera:
+    return Camera(request.config.getoption("--tour", None) or tmp_path)
