@@ -54,6 +54,10 @@ check: install ## Lint, format, types, and the direction of imports
 test: install ## Run all tests
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
+.PHONY: tour
+tour: install ## Take the screenshots of docs/ui.md anew
+	$(BIN)/python -m pytest tests/browser --tour docs/images
+
 .PHONY: format
 format: install ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix
