@@ -25,6 +25,9 @@ PAUSE_SECONDS = 0.5
 #: the database that is away, and not the statement that is wrong
 AWAY = (OperationalError, InterfaceError, DisconnectionError, DagsterPostgresException)
 
+_REPEATABLE_PREFIXES = ("get_", "has_", "store_event")
+_REPEATABLE = {"add_run_tags", "handle_run_event"}
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -43,7 +46,8 @@ def outlasting(storage: DagsterPostgresStorage) -> DagsterPostgresStorage:
     if _outlasting:
         for part in (storage.run_storage, storage.event_log_storage):
             for name in dir(type(part)):
-                if name.startswith(("get_", "has_", "store_event")) or name in {"add_run_tags", "handle_run_event"}:
+                repeatable = name.startswith(_REPEATABLE_PREFIXES) or name in _REPEATABLE
+                if repeatable and callable(getattr(type(part), name)):  # `has_instance` is a property
                     setattr(part, name, tried_again(getattr(part, name)))
     return storage
 
