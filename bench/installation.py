@@ -119,6 +119,7 @@ class Client:
     @classmethod
     async def open(cls, database_url: str, redis_url: str) -> Client:
         database = Database(database_url)
+        await database.ensure_schema()
         email = "bench@localhost"
         member_id = await database.member_by_email(email) or await database.insert_member(
             email=email, name="Bench", credit=_RICH
