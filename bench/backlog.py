@@ -86,26 +86,29 @@ def measure(jobs: int = 10_000, *, members: int = 20, workers: int = 2, seconds:
     Raises:
         RuntimeError: not all jobs were completed within `seconds`.
     """
-    with installation(workers=workers) as at, at.dagster() as instance:
-        with psycopg.connect(at.stack.endpoints.database_url, autocommit=True) as connection:
-            at.gemini.latency(0.0)
-            waiting = insert(connection, jobs, members)
-            queue = JobQueue(at.stack.endpoints.redis_url)
-            pushed = time.time()
-            for start in range(0, jobs, 1000):
-                queue.push(*waiting[start : start + 1000])
-            with at.celery(workers):
-                before, after, drained = _watch(connection, queue, jobs, seconds)
-            queue.close()
-            first, last = _throughput(connection, waiting)
-            return Backlog(
-                jobs=jobs,
-                ticks=ticks_between(instance, pushed, drained),
-                first=first,
-                last=last,
-                growth=[Growth(name, before[name], size) for name, size in after.items() if name in before],
-                out_of_order=_out_of_order(connection, waiting),
-            )
+    with (
+        installation(workers=workers) as at,
+        at.dagster() as instance,
+        psycopg.connect(at.stack.endpoints.database_url, autocommit=True) as connection,
+    ):
+        at.gemini.latency(0.0)
+        waiting = insert(connection, jobs, members)
+        queue = JobQueue(at.stack.endpoints.redis_url)
+        pushed = time.time()
+        for start in range(0, jobs, 1000):
+            queue.push(*waiting[start : start + 1000])
+        with at.celery(workers):
+            before, after, drained = _watch(connection, queue, jobs, seconds)
+        queue.close()
+        first, last = _throughput(connection, waiting)
+        return Backlog(
+            jobs=jobs,
+            ticks=ticks_between(instance, pushed, drained),
+            first=first,
+            last=last,
+            growth=[Growth(name, before[name], size) for name, size in after.items() if name in before],
+            out_of_order=_out_of_order(connection, waiting),
+        )
 
 
 def insert(connection: psycopg.Connection, jobs: int, members: int) -> list[UUID]:
