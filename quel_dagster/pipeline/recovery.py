@@ -31,7 +31,7 @@ from quel_dagster.adapters.queue import unreachable
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.assets import image_job, run_config
 from quel_dagster.pipeline.launcher import QuelRunLauncher
-from quel_dagster.pipeline.metadata import LAUNCH_TAG, run_tags
+from quel_dagster.pipeline.metadata import LAUNCH_TAG, OUTCOME_TAG, UNFINISHED, run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs, runs_of
 
@@ -76,6 +76,7 @@ def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) 
     description="Ends the job of a run that an operator stopped, where the run itself could not.",
 )
 def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason:
+    _tag_outcome(context, JobStatus.CANCELLED)
     return _settle(context, studio, JobStatus.CANCELLED, f"Stopped by an operator (run {context.dagster_run.run_id}).")
 
 
@@ -137,6 +138,13 @@ def lost_starts_sensor(context: SensorEvaluationContext) -> SkipReason:
     return SkipReason("; ".join(said) or "No start is lost.")
 
 
+def _tag_outcome(context: RunStatusSensorContext, status: JobStatus) -> None:
+    """A run that could not say how it ended is found by that all the same."""
+    run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
+    if run.tags.get(JOB_ID_TAG) and run.tags.get(OUTCOME_TAG, UNFINISHED) == UNFINISHED:
+        context.instance.add_run_tags(run.run_id, {OUTCOME_TAG: status.value})
+
+
 def _settle(context: RunStatusSensorContext, studio: StudioResource, status: JobStatus, reason: str) -> SkipReason:
     """End the run's job, unless another run has it, is about to, or has ended it."""
     run = context.dagster_run
@@ -154,6 +162,7 @@ def _settle(context: RunStatusSensorContext, studio: StudioResource, status: Job
     )
     if settled is None:
         return SkipReason(f"Job {job_id} had ended, or another run is at work on it.")
+    _tag_outcome(context, status)
     context.log.warning(f"Job {job_id} ended {settled.status}: {reason}")
     return SkipReason(f"Job {job_id} ended {settled.status}.")
 
