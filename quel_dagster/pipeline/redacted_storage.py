@@ -26,6 +26,8 @@ from quel_dagster.redaction import redact
 
 T = TypeVar("T")
 
+_with_tables: set[str] = set()
+
 #: fields whose text people read, of events, errors, metadata values, ticks
 _TOLD = frozenset(
     {"message", "user_message", "stack", "description", "label", "skip_reason"}
@@ -91,6 +93,9 @@ class RedactedStorage(DagsterPostgresStorage):
         self.postgres_url = postgres_url
         self.should_autocreate_tables = True
         self._inst_data = inst_data
-        self._run_storage = RedactedRuns(postgres_url)
-        self._event_log_storage = RedactedEvents(postgres_url)
-        self._schedule_storage = RedactedTicks(postgres_url)
+        # each of them looks for its tables: once a process is enough, and a worker opens its storage for every run
+        make_tables = postgres_url not in _with_tables
+        self._run_storage = RedactedRuns(postgres_url, make_tables)
+        self._event_log_storage = RedactedEvents(postgres_url, make_tables)
+        self._schedule_storage = RedactedTicks(postgres_url, make_tables)
+        _with_tables.add(postgres_url)
