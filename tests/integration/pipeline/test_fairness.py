@@ -290,3 +290,22 @@ def test_a_small_job_starts_before_a_large_one_until_that_has_waited(
     queue.push(later)
     enqueue(limited, asked_for(limited))
     assert dequeued(limited) == [small, large, later]
+
+
+def test_a_large_job_that_its_members_limit_holds_back_takes_no_precedence_from_others(
+    limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    """It would not start any sooner."""
+    url = worker["DATABASE_URL"]
+    (large,), (small,) = jobs_of_members(url, 3, total_images=40), jobs_of_members(url, 1)
+    queue.push(*large)
+    for _ in range(2):
+        enqueue(limited, asked_for(limited))
+        for run in in_queue(limited)[:2]:
+            end(limited, run, DagsterEventType.RUN_START) if ids([run])[0] in large[:2] else None
+    assert ids(in_queue(limited)) == [large[2]]
+    with limited.run_storage.connect() as connection:  # type: ignore[attr-defined]
+        connection.execute(RunsTable.update().values(create_timestamp=datetime.now(UTC) - timedelta(seconds=90)))
+    queue.push(*small)
+    (request,) = asked_for(limited)
+    assert request.tags["dagster/priority"] == "1"

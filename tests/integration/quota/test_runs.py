@@ -15,6 +15,7 @@ import pytest
 
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.errors import GeminiRateLimitedError
+from quel_dagster.pipeline.metadata import of_outcome
 from quel_dagster.sandbox.gemini_server import GeminiStandIn, Rule
 from quel_dagster.settings import Settings
 from quel_dagster.studio.studio import Studio
@@ -99,6 +100,7 @@ async def test_waiting_for_the_quota_counts_for_no_deadline_and_is_no_attempt(
     assert [made.attempts for made in unit.made] == [1, 1, 1]
     assert unit.quota_seconds == pytest.approx(sum(made.quota_seconds for made in unit.made), abs=0.01)
     assert unit.quota_seconds > 3.0
+    assert of_outcome(unit)["waited_for_quota_seconds"] == round(unit.quota_seconds, 2)
     assert sum(line.startswith("Waiting for Gemini's quota") for line in run.lines) == 2
 
 
