@@ -11,7 +11,6 @@ from dagster import (
     DefaultSensorStatus,
     RunStatusSensorContext,
     RunStatusSensorDefinition,
-    SkipReason,
     run_status_sensor,
 )
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -39,15 +38,16 @@ def failure_alerts(settings: Settings) -> RunStatusSensorDefinition:
         default_status=DefaultSensorStatus.RUNNING if settings.alert_webhook_url else DefaultSensorStatus.STOPPED,
         description="Posts every run that failed for good to QUEL_ALERT_WEBHOOK_URL; off without it.",
     )
-    def alert(context: RunStatusSensorContext) -> SkipReason:
+    def alert(context: RunStatusSensorContext) -> None:
         run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
-        if run.tags.get(WILL_RETRY_TAG) == "true":
-            return SkipReason(f"Run {run.run_id} is retried.")
         url = Settings.read().alert_webhook_url
-        if url is None:
-            return SkipReason("QUEL_ALERT_WEBHOOK_URL is not set.")
-        tell(url.get_secret_value(), of_failure(context))
-        return SkipReason(f"Told of run {run.run_id}.")
+        if run.tags.get(WILL_RETRY_TAG) == "true":
+            context.log.info(f"Run {run.run_id} is retried.")
+        elif url is None:
+            context.log.warning("QUEL_ALERT_WEBHOOK_URL is not set.")
+        else:
+            tell(url.get_secret_value(), of_failure(context))
+            context.log.info(f"Told of run {run.run_id}.")
 
     return alert
 

@@ -2,6 +2,9 @@
 
 A run that dies is retried by Dagster, and its retry goes on where it stopped. These sensors see to the rest: a run
 that is not retried, a run that was cancelled before it began, a job whose id is in no queue any more.
+
+A run status sensor that returns something has seen one run and waits for its next tick; one that returns nothing goes
+on with the next run. So what the settle sensors have to say is in the log of their tick.
 """
 
 import time
@@ -59,13 +62,14 @@ DONE = (JobStatus.COMPLETED, JobStatus.USER_CANCELLED)
     description="Ends the job of a run that failed for good: status failed, the reason, pictures kept. A run that died "
     "when its job was done already gets another run, which makes nothing and tells the story.",
 )
-def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason | RunRequest:
+def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) -> RunRequest | None:
     run = context.dagster_run
     if _will_be_retried(context.instance, run):
-        return SkipReason(f"Run {run.run_id} is retried.")
+        context.log.info(f"Run {run.run_id} is retried.")
+        return None
     reason = context.dagster_event.message or "its worker is gone"
-    told = _settle(context, studio, JobStatus.FAILED, f"Run {run.run_id} failed for good: {reason}")
-    return _closing_run(context, studio) or told
+    _settle(context, studio, JobStatus.FAILED, f"Run {run.run_id} failed for good: {reason}")
+    return _closing_run(context, studio)
 
 
 @run_status_sensor(
@@ -75,9 +79,9 @@ def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) 
     default_status=DefaultSensorStatus.RUNNING,
     description="Ends the job of a run that an operator stopped, where the run itself could not.",
 )
-def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResource) -> SkipReason:
+def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResource) -> None:
     _tag_outcome(context, JobStatus.CANCELLED)
-    return _settle(context, studio, JobStatus.CANCELLED, f"Stopped by an operator (run {context.dagster_run.run_id}).")
+    _settle(context, studio, JobStatus.CANCELLED, f"Stopped by an operator (run {context.dagster_run.run_id}).")
 
 
 def _closing_run(context: RunStatusSensorContext, studio: StudioResource) -> RunRequest | None:
@@ -145,26 +149,27 @@ def _tag_outcome(context: RunStatusSensorContext, status: JobStatus) -> None:
         context.instance.add_run_tags(run.run_id, {OUTCOME_TAG: status.value})
 
 
-def _settle(context: RunStatusSensorContext, studio: StudioResource, status: JobStatus, reason: str) -> SkipReason:
+def _settle(context: RunStatusSensorContext, studio: StudioResource, status: JobStatus, reason: str) -> None:
     """End the run's job, unless another run has it, is about to, or has ended it."""
     run = context.dagster_run
     # as it is now: a dry run gives up the tag that it inherited
     text = (context.instance.get_run_by_id(run.run_id) or run).tags.get(JOB_ID_TAG)
     if not text:
-        return SkipReason(f"Run {run.run_id} never got to a job.")
+        context.log.info(f"Run {run.run_id} never got to a job.")
+        return
     job_id = UUID(text)
     if job_id in live_jobs(context.instance, [job_id]):
-        return SkipReason(f"Job {job_id} has another run.")
+        context.log.info(f"Job {job_id} has another run.")
+        return
     dead = [found.run_id for found in context.instance.get_runs(RunsFilter(tags={JOB_ID_TAG: text}))]
     database = studio.process.studio.parts.database
     settled = studio.process.run(
         lambda: database.end_abandoned(job_id, status=status, error=reason[:2000], run_ids=dead)
     )
     if settled is None:
-        return SkipReason(f"Job {job_id} had ended, or another run is at work on it.")
-    _tag_outcome(context, status)
-    context.log.warning(f"Job {job_id} ended {settled.status}: {reason}")
-    return SkipReason(f"Job {job_id} ended {settled.status}.")
+        context.log.info(f"Job {job_id} had ended, or another run is at work on it.")
+    else:
+        context.log.warning(f"Job {job_id} ended {settled.status}: {reason}")
 
 
 @sensor(

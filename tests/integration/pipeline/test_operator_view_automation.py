@@ -311,7 +311,7 @@ def webhook() -> Iterator[Webhook]:
     webhook.close()
 
 
-def alert(instance: DagsterInstance, result: Any) -> str:
+def alert(instance: DagsterInstance, result: Any) -> None:
     sensor = alerts.failure_alerts(Settings.read(_env_file=None))
     (event,) = result.filter_events(lambda event: event.event_type is DagsterEventType.RUN_FAILURE)
     run = instance.get_run_by_id(result.run_id)
@@ -319,7 +319,7 @@ def alert(instance: DagsterInstance, result: Any) -> str:
     with build_run_status_sensor_context(
         sensor_name="failure_alerts", dagster_instance=instance, dagster_run=run, dagster_event=event
     ) as context:
-        return str(sensor(context).skip_message)  # type: ignore[union-attr]
+        sensor(context)
 
 
 def failed_run(instance: DagsterInstance, desk: Desk, gemini: GeminiStandIn) -> tuple[UUID, Any]:
@@ -339,7 +339,7 @@ def test_a_failed_run_is_posted_with_its_reason(
     webhook.answers = [503]
     job_id, result = failed_run(instance, desk, gemini)
 
-    assert alert(instance, result) == f"Told of run {result.run_id}."
+    alert(instance, result)
 
     (told,) = webhook.taken
     assert webhook.calls == 2, "a webhook that is busy is asked again"
@@ -353,7 +353,7 @@ def test_a_run_that_is_retried_is_no_alert(
     monkeypatch.setenv("QUEL_ALERT_WEBHOOK_URL", webhook.url)
     _, result = failed_run(instance, desk, gemini)
     instance.add_run_tags(result.run_id, {"dagster/will_retry": "true"})
-    assert alert(instance, result) == f"Run {result.run_id} is retried."
+    alert(instance, result)
     assert webhook.calls == 0
 
 

@@ -68,6 +68,10 @@ class Part:
     def add_run(self) -> str:
         return self.get_runs()
 
+    @property
+    def has_instance(self) -> bool:
+        return False
+
 
 def test_only_a_process_that_was_told_waits_and_only_for_what_may_be_done_twice(
     monkeypatch: pytest.MonkeyPatch,
