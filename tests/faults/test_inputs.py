@@ -16,47 +16,51 @@ some_or_all = pytest.mark.parametrize(
     "every", [pytest.param(4, id="some"), pytest.param(1, id="all", marks=pytest.mark.fault_all)]
 )
 
-#: read leniently: the job is made
-REPAIRED: list[tuple[str, Any]] = [
-    ("simple_general", {"prompt": None}),
-    ("simple_general", {"prompt": 7, "uploadedAttachIds": "none"}),
-    ("simple_general", {}),
-    ("single_batch", {"basePrompt": "x", "combinations": "no list"}),
-    ("single_batch", {"basePrompt": "x", "combinations": [None, 3, {"quantity": "2.0"}, ["deep", ["deeper"]]]}),
-    ("single_batch", {"basePrompt": "x", "combinations": [{"quantity": -4, "angle": {"a": 1}}]}),
-    ("single_batch", {"basePrompt": "x", "combinations": [{"quantity": 1e30}]}),
-    ("pipeline_stage", {"stages": None}),
-    ("pipeline_stage", {"stages": [{"stage_index": "7.0", "quantity": 1.0}, {"stage_index": None}]}),
-    ("simple_portrait", {"basePrompt": "x", "mergedImages": [{"wrappingPrompt": None}]}),
-    ("single_batch", {"basePrompt": "한복 입은 모델 👗 \u202e", "aspect-ratio": "1:1"}),
+#: read leniently, the job is made; and whether that takes a repair, which is a line in the run's log
+REPAIRED: list[tuple[str, Any, bool]] = [
+    ("single_batch", {"basePrompt": "x", "combinations": [None, 3, {"quantity": "2.0"}, ["deep", ["deeper"]]]}, True),
+    ("single_batch", {"basePrompt": "x", "combinations": [{"quantity": -4, "angle": {"a": 1}}]}, True),
+    ("single_batch", {"basePrompt": "x", "combinations": [{"quantity": 1e30}]}, True),
+    ("single_batch", {"basePrompt": "한복 입은 모델 👗 \u202e", "aspect-ratio": "1:1"}, False),
+    ("pipeline_stage", {"stages": [{"stage_index": "7.0", "quantity": 1.0}, {"stage_index": None}]}, True),
+    ("pipeline_stage", {"stages": None}, False),
+    ("simple_general", {"prompt": 7, "uploadedAttachIds": " "}, True),
+    ("simple_general", {"prompt": None}, False),
+    ("simple_general", {}, False),
 ]
 
 
 @some_or_all
 async def test_input_that_can_be_repaired(desk: Desk, every: int) -> None:
     some = REPAIRED[::every]
-    jobs = [await desk.job(2, job_type=job_type, input_data=data) for job_type, data in some]
+    jobs = [await desk.job(2, job_type=job_type, input_data=data) for job_type, data, _ in some]
     for given, job_id in zip(some, jobs, strict=True):
         row = await desk.until_ended(job_id)
         assert (row["status"], row["completed_images"]) == ("completed", 2), (given, row["error_message"])
+        told = "".join(event.user_message for event in desk.site.instance.all_logs(desk.runs(job_id)[0].run_id))
+        assert ("Repaired " in told) == given[2], given
 
 
-#: no safe meaning: refused before Gemini is asked
-REFUSED: list[tuple[str, Any]] = [
-    ("pipeline_stage", {"stages": [{"prompt": "x", "quantity": 1}] * 10_000}),
-    ("single_batch", ["a", "list"]),
-    ("single_batch", "text"),
-    ("simple_general", {"prompt": "x" * 1_000_000}),
+#: no safe meaning: refused before Gemini is asked, in a line that opens with the field
+REFUSED: list[tuple[str, Any, str]] = [
+    ("pipeline_stage", {"stages": [{"prompt": "x", "quantity": 1}] * 10_000}, "stages: 10000 items"),
+    ("single_batch", ["a", "list"], "job_input_data: "),
+    ("single_batch", "text", "job_input_data: "),
+    ("single_batch", {"basePrompt": "x", "combinations": "no list"}, "combinations: "),
+    ("simple_general", {"prompt": "x" * 1_000_000}, "prompt: 1000000 characters"),
+    ("simple_general", {"uploadedAttachIds": "none"}, "uploadedAttachIds: "),
+    ("simple_portrait", {"basePrompt": "x", "mergedImages": [{"wrappingPrompt": None}]}, "mergedImages: "),
 ]
 
 
 async def test_input_that_cannot(desk: Desk) -> None:
-    jobs = [await desk.job(2, job_type=job_type, input_data=data) for job_type, data in REFUSED]
-    for (job_type, data), job_id in zip(REFUSED, jobs, strict=True):
+    jobs = [await desk.job(2, job_type=job_type, input_data=data) for job_type, data, _ in REFUSED]
+    for (_, _, opening), job_id in zip(REFUSED, jobs, strict=True):
         row = await desk.until_ended(job_id)
-        assert row["status"] == "failed", (job_type, str(data)[:60], desk.describe(job_id))
-        assert row["error_message"]
-        assert "\n" not in row["error_message"]
+        assert row["status"] == "failed", (opening, desk.describe(job_id))
+        assert row["error_message"].startswith(opening), row["error_message"][:200]
+        assert len(row["error_message"].splitlines()) == 1
+        assert len(row["error_message"]) < 500
         assert desk.charged(job_id) == 0
     assert desk.site.gemini.state.report()["total"] == 0
 

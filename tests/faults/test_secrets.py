@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -221,13 +222,14 @@ async def test_no_secret_is_told_by_a_worker_that_may_not_in(desk: Desk) -> None
 
 def test_nothing_listens_beyond_this_machine(site: Installation) -> None:
     """The UI has no login, and neither has the code server."""
-    listening = {}
+    listening: dict[str, set[str]] = {}
     for stack in (site.backing, site.platform):
         for name, pid in stack.supervisor.pids().items():
             process = psutil.Process(pid)
             for each in [process, *process.children(recursive=True)]:
-                for connection in each.net_connections(kind="inet"):
-                    if connection.status == psutil.CONN_LISTEN:
-                        listening.setdefault(name, set()).add(connection.laddr.ip)
+                with suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go with their connections
+                    for connection in each.net_connections(kind="inet"):
+                        if connection.status == psutil.CONN_LISTEN:
+                            listening.setdefault(name, set()).add(connection.laddr.ip)
     assert listening.keys() >= {"postgres", "redis", "webserver", "code-server"}
     assert {address for addresses in listening.values() for address in addresses} == {"127.0.0.1"}, listening
