@@ -243,9 +243,14 @@ class Installation:
     @contextmanager
     def dagster(self) -> Iterator[DagsterInstance]:
         """Dagster's instance, in this process."""
+        before = dict(os.environ)
         os.environ.update(self.environment())
-        with DagsterInstance.get() as instance:
-            yield instance
+        try:
+            with DagsterInstance.get() as instance:
+                yield instance
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
     async def runs_finished(self, instance: DagsterInstance, job_ids: Sequence[UUID]) -> None:
         """Wait until the runs of these jobs are over for Dagster too."""

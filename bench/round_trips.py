@@ -12,6 +12,8 @@ from bench.report import Figure, grid, line, median
 from bench.wire import Line
 
 DISTANCE = 0.080
+#: the job of D2
+PICTURES, CALL = 8, 2.0
 
 
 @dataclass
@@ -121,7 +123,6 @@ class _Trial:
 def d2(*, quick: bool) -> Figure:
     """The same job near and far."""
     rounds = 1 if quick else 3
-    pictures, call = 8, 2.0
     with installation(workers=1) as at, ExitStack() as exits:
         lines = Lines.lay(at, exits)
         exits.enter_context(at.celery(1, **lines.environment(at)))
@@ -130,11 +131,11 @@ def d2(*, quick: bool) -> Figure:
             "80 ms to our tables and Redis": (DISTANCE, 0.0),
             "80 ms to Dagster's storage too": (DISTANCE, DISTANCE),
         }
-        trials = asyncio.run(_trials(at, lines, kinds, rounds, pictures, call))
+        trials = asyncio.run(_trials(at, lines, kinds, rounds))
     walls = {name: median([trial.wall for trial in found]) for name, found in trials.items()}
     at_once = {name: median([trial.at_once for trial in found]) for name, found in trials.items()}
     near, ours, both = walls
-    adds = {name: (walls[name] - walls[near]) / pictures * 1000 for name in walls}
+    adds = {name: (walls[name] - walls[near]) / PICTURES * 1000 for name in walls}
     return Figure(
         "D2",
         "80 ms between worker and PostgreSQL, and worker and Redis: what a picture takes longer; calls in flight",
@@ -142,7 +143,7 @@ def d2(*, quick: bool) -> Figure:
         f"{adds[both]:.0f} ms ({adds[ours]:.0f} ms with Dagster's storage near); "
         f"{at_once[both]:.2f} calls at a time against {at_once[near]:.2f}",
         adds[both] <= 2 * DISTANCE * 1000 and at_once[both] >= 0.98 * at_once[near],
-        f"A job of {pictures} pictures in units of two, Gemini {call:g} s, two at a time; a proxy makes every answer "
+        f"A job of {PICTURES} pictures in units of two, Gemini {CALL:g} s, two at a time; a proxy makes every answer "
         f"80 ms later. Medians of {rounds}. What is added holds the job's beginning and end too, spread over its "
         "pictures.\n\n"
         + grid(
@@ -162,7 +163,7 @@ def d2(*, quick: bool) -> Figure:
 
 
 async def _trials(
-    at: Installation, lines: Lines, kinds: dict[str, tuple[float, float]], rounds: int, pictures: int, call: float
+    at: Installation, lines: Lines, kinds: dict[str, tuple[float, float]], rounds: int
 ) -> dict[str, list[_Trial]]:
     client = await at.client()
     try:
@@ -171,17 +172,17 @@ async def _trials(
         for _ in range(rounds):
             for name, (ours, dagster) in kinds.items():
                 lines.distances(ours=ours, dagster=dagster)
-                trials[name].append(await _trial(at, client, pictures, call))
+                trials[name].append(await _trial(at, client))
         lines.distances(ours=0.0, dagster=0.0)
         return trials
     finally:
         await client.close()
 
 
-async def _trial(at: Installation, client: Client, pictures: int, call: float) -> _Trial:
+async def _trial(at: Installation, client: Client) -> _Trial:
     with at.dagster() as instance:
-        at.gemini.latency(call)
-        job_id, wall = await client.run(pictures)
+        at.gemini.latency(CALL)
+        job_id, wall = await client.run(PICTURES)
         await at.runs_finished(instance, [job_id])
     requests = at.gemini.requests()
     ends = [request["time"] + request["seconds"] for request in requests]
