@@ -8,7 +8,8 @@ A control API scripts what the next requests meet and shows what was asked:
     POST /control/latency    `{"seconds": 1.5}` before every answer
     POST /control/rules      one `Rule` as JSON, or a list: the first that fits a request decides its fate
     POST /control/quota      `{"requests": 10, "seconds": 60}`, or `{}` for none; above it 429 with RetryInfo
-    POST /control/reset      forget rules, quota and log; latency back to what the server was started with
+    POST /control/reset      forget rules, quota and log; latency back to what the server was started with,
+                             for requests under way as well
 
 Run it with `python -m quel_dagster.sandbox.gemini_server --port 8099`, or in a thread with `GeminiStandIn`.
 """
@@ -228,6 +229,12 @@ class StandInState:
         with self._lock:
             return self._fitting_rule(text.lower()) or self._within_quota()
 
+    def delay(self, rule: Rule) -> float:
+        """Seconds before an answer by this rule, as things stand now."""
+        with self._lock:
+            slow = rule.behaviour is Behaviour.SLOW and any(armed.rule is rule for armed in self._rules)
+        return self.latency + (rule.seconds if slow else 0.0)
+
     def _fitting_rule(self, lowered: str) -> Rule | None:
         for armed in self._rules:
             if armed.left == 0 or (armed.rule.match and armed.rule.match.lower() not in lowered):
@@ -336,13 +343,21 @@ class GenerateContent:
         if wanted.problem:
             raise _RefusedError(400, "INVALID_ARGUMENT", wanted.problem)
 
+    async def _takes_its_time(self, rule: Rule, exchange: _Exchange) -> bool:
+        """Wait as long as answers take; a request under way is let go when that becomes less meanwhile."""
+        began = time.monotonic()
+        while (left := began + self.state.delay(rule) - time.monotonic()) > 0:
+            if not await exchange.stays(min(left, 0.1)):
+                return False
+        return await exchange.stays(0)
+
     async def _behave(self, rule: Rule, wanted: _Wanted, exchange: _Exchange) -> bool:
         """Answer as the rule says; False when the client went away before the end."""
         behaviour = rule.behaviour
         if behaviour is Behaviour.HANG:
             await exchange.gone
             return False
-        if not await exchange.stays(self.state.latency + (rule.seconds if behaviour is Behaviour.SLOW else 0)):
+        if not await self._takes_its_time(rule, exchange):
             return False
         if behaviour is Behaviour.RESET:
             return await exchange.reset()

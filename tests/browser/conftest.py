@@ -24,9 +24,11 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from quel_dagster.adapters.database.store import Database, NewJob
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import open_store
+from quel_dagster.pipeline.summary import DAYS_NAME
 from quel_dagster.sandbox.endpoints import Endpoints, running_endpoints
 from quel_dagster.sandbox.gemini_server import Rule
 from quel_dagster.sandbox.samples import reference_pictures
+from quel_dagster.sandbox.services import LOCATION
 from quel_dagster.sandbox.web_app import FIRST_ATTACH_ID, Accounts, WebApp
 from quel_dagster.settings import Settings
 from tests.browser.browsers import NoBrowserError, start_browser
@@ -105,6 +107,14 @@ class Installation:
         assert row is not None
         return row
 
+    async def reaches(self, job_id: UUID, *, completed_images: int) -> None:
+        """Return when so many pictures are there."""
+        async with asyncio.timeout(HANG):
+            while True:
+                if (await self.row(job_id))["completed_images"] >= completed_images:
+                    return
+                await asyncio.sleep(0.2)
+
     async def ended(self, job_id: UUID) -> dict[str, Any]:
         """The job's row once it has ended."""
         async with asyncio.timeout(HANG):
@@ -130,6 +140,30 @@ class Installation:
                 found = [run["runId"] for run in data["runsOrError"]["results"]]
                 await asyncio.sleep(0 if found else 0.1)
         return found
+
+    async def sum_up(self, day: str) -> None:
+        """Have the summary of a day made, as the schedule does after midnight."""
+        where = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+        await self.graphql(
+            "mutation($w: RepositorySelector!, $d: String!) {addDynamicPartition(repositorySelector: $w,"
+            f' partitionsDefName: "{DAYS_NAME}", partitionKey: $d) {{__typename}}}}',
+            w=where,
+            d=day,
+        )
+        launch = (
+            "mutation($p: ExecutionParams!) {launchPipelineExecution(executionParams: $p)"
+            " {... on LaunchRunSuccess {run {runId}} ... on PythonError {message}}}"
+        )
+        params = {
+            "selector": {**where, "jobName": "daily_summary_job"},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
+        }
+        run_id = (await self.graphql(launch, p=params))["launchPipelineExecution"]["run"]["runId"]
+        query = "query($r: ID!) {runOrError(runId: $r) {... on Run {status}}}"
+        async with asyncio.timeout(HANG):
+            while (status := (await self.graphql(query, r=run_id))["runOrError"]["status"]) != "SUCCESS":
+                assert status not in {"FAILURE", "CANCELED"}, f"the summary of {day} ended {status}"
+                await asyncio.sleep(0.2)
 
     async def queued(self) -> set[str]:
         """The runs that wait for a slot."""

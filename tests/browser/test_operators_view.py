@@ -6,6 +6,8 @@ The scenes of the lookbook follow each other: the pages of an asset and of a che
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -69,11 +71,21 @@ async def write_config(page: Page, job_id: UUID | str, **more: object) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lookbook(installation: Installation) -> UUID:
-    """A job of eight pictures, one of which Gemini declines; pushed a moment ago."""
-    await installation.gemini(Rule(behaviour=Behaviour.IMAGE_SAFETY, times=1, match="from behind"), latency=1.5)
+    """A job of eight pictures, pushed a moment ago: Gemini declines one, and keeps the last two waiting."""
+    await installation.gemini(
+        Rule(behaviour=Behaviour.IMAGE_SAFETY, times=1, match="from behind"),
+        Rule(behaviour=Behaviour.SLOW, seconds=LONG, match="formal portrait"),
+    )
     job_id = await installation.job("Autumn lookbook, soft afternoon sun", cameras=FOUR_CAMERAS, quantity=2)
     installation.push(job_id)
     return job_id
+
+
+async def finished(installation: Installation, lookbook: UUID) -> dict[str, Any]:
+    """Its row at the end, also for a test that is run alone."""
+    await installation.reaches(lookbook, completed_images=5)
+    await installation.gemini()
+    return await installation.ended(lookbook)
 
 
 async def test_a_job_is_watched_to_its_end(
@@ -81,12 +93,13 @@ async def test_a_job_is_watched_to_its_end(
 ) -> None:
     (run_id,) = await installation.runs(lookbook)
     await page.goto(f"/runs/{run_id}")
-    await shows(page, "make_images.generate[combo0_front_full]", re.compile(r"Executing \([12]\)"))
-    await shows(page, re.compile(r"Updating job progress: [1-7]/8 completed"))
+    await shows(page, "make_images.generate[combo0_front_full]", "Executing (1)", "Stage 2 completed")
+    await shows(page, re.compile(r"Updating job progress: 5/8 completed"))
     await camera(page, "run-at-work")
 
+    await installation.gemini()
     await shows(page, "Success")
-    row = await installation.ended(lookbook)
+    row = await finished(installation, lookbook)
     assert (row["job_status"], row["completed_images"], row["failed_images"]) == ("completed", 7, 1)
     await page.goto(f"/runs/{run_id}?logs=type:ASSET_MATERIALIZATION")
     await shows(
@@ -98,7 +111,7 @@ async def test_a_job_is_watched_to_its_end(
 async def test_the_pictures_are_looked_at(
     page: Page, installation: Installation, lookbook: UUID, camera: Camera
 ) -> None:
-    await installation.ended(lookbook)
+    await finished(installation, lookbook)
     await page.goto("/assets/generated_images?view=events")
     await shows(page, "7 of 8 pictures", "combo2_back_middle", "39070 (model), 39071 (top)")
     await camera(page, "seven-of-eight")
@@ -112,14 +125,14 @@ async def test_the_pictures_are_looked_at(
 
 
 async def test_who_was_charged(page: Page, installation: Installation, lookbook: UUID, camera: Camera) -> None:
-    await installation.ended(lookbook)
+    await finished(installation, lookbook)
     await page.goto("/assets/quel_credits?view=events")
     await shows(page, f"organization {installation.accounts.org_id}", str(7 * PRICE), "10000", str(10_000 - 7 * PRICE))
     await camera(page, "credits")
 
 
 async def test_where_the_time_went(page: Page, installation: Installation, lookbook: UUID, camera: Camera) -> None:
-    await installation.ended(lookbook)
+    await finished(installation, lookbook)
     await page.goto("/assets/quel_production_photo?view=events")
     await shows(page, "Gemini, all calls")
     await camera(page, "durations")
@@ -131,7 +144,7 @@ async def test_where_the_time_went(page: Page, installation: Installation, lookb
 async def test_a_check_says_what_is_missing(
     page: Page, installation: Installation, lookbook: UUID, camera: Camera
 ) -> None:
-    await installation.ended(lookbook)
+    await finished(installation, lookbook)
     await page.goto("/assets/generated_images?view=checks")
     await shows(page, "every_picture_made", re.compile(r"^7 of 8 pictures\. 1 of 8 pictures failed"))
     await camera(page, "checks")
@@ -176,7 +189,7 @@ async def test_a_failed_job_is_rerun_from_failure(page: Page, installation: Inst
 async def test_runs_are_found_by_their_tags(
     page: Page, lookbook: UUID, installation: Installation, camera: Camera
 ) -> None:
-    await installation.ended(lookbook)
+    await finished(installation, lookbook)
     await page.goto("/runs")
     await text(page, "quel/outcome: partial").hover()
     await page.get_by_text("Add tag to filter").click()
@@ -255,8 +268,8 @@ async def test_a_run_is_terminated_while_another_waits(page: Page, installation:
     await page.get_by_role("button", name="Terminate 1 run").click()
     await shows(page, "Canceled")
     assert (await installation.ended(job_id))["job_status"] == "cancelled"
-    await page.goto(f"/runs/{run_id}")
-    await shows(page, "Canceled")
+    await page.goto(runs_of(job_id))
+    await shows(page, "Canceled", "quel/outcome: cancelled")  # the list looks again every 15 s
     await camera(page, "terminated")
 
     with redis.Redis.from_url(installation.endpoints.redis_url) as client:
@@ -270,3 +283,16 @@ async def test_what_runs_by_itself(page: Page, camera: Camera) -> None:
     await page.goto("/automation")
     await shows(page, *AUTOMATION)
     await camera(page, "automation")
+
+
+async def test_a_day_is_summed_up(page: Page, installation: Installation, lookbook: UUID, camera: Camera) -> None:
+    await finished(installation, lookbook)
+    today = datetime.now(UTC).date()
+    for day in (today - timedelta(days=1), today):
+        await installation.sum_up(day.isoformat())
+    await page.goto("/assets/daily_summary?view=partitions")
+    await shows(page, re.compile("2 partitions|All \\(2\\)|Materialized"))
+    await camera(page, "daily-summary")
+    await page.goto(f"/assets/daily_summary?view=partitions&partition={today.isoformat()}")
+    await shows(page, "jobs_with_pictures_missing", re.compile("Gemini declined to make this picture"))
+    await camera(page, "day")

@@ -155,6 +155,18 @@ def test_reset_forgets_everything(http: httpx2.Client) -> None:
     assert http.get("/control/requests").json()["total"] == 1
 
 
+@pytest.mark.parametrize("before", [("latency", {"seconds": 60}), ("rules", {"behaviour": "slow", "seconds": 60})])
+def test_reset_lets_requests_go_that_are_under_way(http: httpx2.Client, before: tuple[str, object]) -> None:
+    http.post(f"/control/{before[0]}", json=before[1])
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(http.post, MODEL, json=body())
+        while not http.get("/control/requests").json()["in_flight"]:
+            assert not answer.done()
+        http.post("/control/reset")
+        assert answer.result().status_code == 200
+        assert answer.result().elapsed.total_seconds() < 30
+
+
 def test_canned_pictures_are_the_same_for_all(http: httpx2.Client) -> None:
     with GeminiStandIn(canned=True) as canned:
         answers = [http.post(canned.url + MODEL, json=body(text)).content for text in ("one", "two")]
