@@ -53,6 +53,7 @@ app = typer.Typer(
 app.command(rich_help_panel=_SERVICES, epilog=examples("quel up", "QUEL_HOME=/var/lib/quel quel up --port 8080"))(
     services.up
 )
+app.command(rich_help_panel=_SERVICES, epilog=examples("QUEL_WORKERS=8 quel worker"))(services.worker)
 app.command(rich_help_panel=_SERVICES, epilog=examples("quel demo", "quel demo --output /tmp/pictures"))(services.demo)
 app.command(rich_help_panel=_SERVICES, epilog=examples('eval "$(quel env)"'))(services.env)
 app.command(rich_help_panel=_SERVICES, epilog=examples("quel metrics --port 9464"))(services.metrics)

@@ -1,9 +1,10 @@
-"""`quel up`, `quel demo`, `quel env`: the services of a home."""
+"""`quel up`, `quel worker`, `quel demo`, `quel env`, `quel metrics`: the services of a home."""
 
 from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,19 @@ from quel_dagster.cli import connection
 from quel_dagster.cli.output import PIPED_WIDTH, AsJson, console, print_json, say
 from quel_dagster.settings import Settings
 
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+
 
 def up(
-    port: Annotated[int, typer.Option(help="Port of the web UI on 127.0.0.1; 0 takes a free one.")] = 3000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the web UI; 0 takes a free one.")] = 3000,
+    address: Annotated[
+        str, typer.Option(help="Address of the web UI. It has no login: see Security in docs/operations.md.")
+    ] = "127.0.0.1",
+    workers: Annotated[
+        bool,
+        typer.Option("--workers/--no-workers", help="Make pictures here, or leave that to `quel worker` elsewhere."),
+    ] = True,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Run every service in the foreground; Ctrl-C stops them, the data stay in QUEL_HOME.
 
@@ -25,8 +35,21 @@ def up(
     """
     from quel_dagster.sandbox.services import run_up  # noqa: PLC0415  brings the servers of the sandbox extra
 
-    echo = (lambda line: say(json.dumps({"event": line}, ensure_ascii=False))) if as_json else say
-    raise typer.Exit(run_up(Settings.read(), port=port, echo=echo))
+    raise typer.Exit(run_up(Settings.read(), port=port, address=address, workers=workers, echo=_echo(as_json)))
+
+
+def worker(as_json: AsJsonLines = False) -> None:
+    """Make pictures for a `quel up` on another machine, QUEL_WORKERS runs at a time, until Ctrl-C or SIGTERM.
+
+    Needs this package and the URLs of that installation, nothing else of it: docs/scaling.md.
+    """
+    from quel_dagster.sandbox.services import run_worker  # noqa: PLC0415  brings Dagster, which takes a second
+
+    raise typer.Exit(run_worker(Settings.read(), echo=_echo(as_json)))
+
+
+def _echo(as_json: bool) -> Callable[[str], None]:
+    return (lambda line: say(json.dumps({"event": line}, ensure_ascii=False))) if as_json else say
 
 
 def demo(

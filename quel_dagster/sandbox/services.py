@@ -44,6 +44,8 @@ from quel_dagster.settings import Settings
 DEFINITIONS = "quel_dagster.definitions"
 CELERY_APP = "quel_dagster.pipeline.celery_app"
 DEFAULT_PORT = 3000
+#: everything but the workers: one machine has these, any number has workers
+PLATFORM = ("postgres", "redis", "gemini", "code-server", "webserver", "daemon")
 #: also in workspace.yaml: sensors and queued runs are known by the name of their code location
 LOCATION = "quel"
 #: the stand-in takes any key; this one says in a log what it is
@@ -59,7 +61,8 @@ class Stack:
 
     Args:
         settings: which parts are given from outside; passed on to every service.
-        port: of the web UI on 127.0.0.1; 0 takes a free one.
+        port: of the web UI; 0 takes a free one.
+        address: where the web UI listens. It has no login: another one than loopback's needs a proxy that has.
         echo: called with one line per event, from several threads.
         restart: start a service again when it ends by itself; else `check` raises and `wait` returns.
         only: names of the services to run (`postgres`, `redis`, `gemini`, `code-server`, `webserver`,
@@ -74,6 +77,7 @@ class Stack:
         settings: Settings,
         *,
         port: int = 0,
+        address: str = _LOOPBACK,
         echo: Echo = lambda _line: None,
         restart: bool = False,
         only: Collection[str] | None = None,
@@ -84,6 +88,7 @@ class Stack:
     ) -> None:
         self._settings = settings
         self._port = port
+        self._address = address
         self._echo = echo
         self._restart = restart
         self._only = only
@@ -203,9 +208,7 @@ class Stack:
             dagster_postgres_url=dagster_url,
             redis_url=redis_url,
             celery_broker_url=celery_url(redis_url),
-            storage_url=settings.storage_url.get_secret_value()
-            if settings.storage_url is not None
-            else (home / "objects").as_uri(),
+            storage_url=_storage_url(settings, home),
             gemini_base_url=gemini_url,
             gemini_api_key=STAND_IN_KEY if gemini_port is not None else None,
             webserver_port=free_port("webserver") if self._port == 0 else self._given_port(undo),
@@ -299,7 +302,7 @@ class Stack:
         where = self.endpoints
         return self._python(
             "webserver",
-            *("quel_dagster.pipeline.webserver", "--host", _LOOPBACK, "--port", str(where.webserver_port)),
+            *("quel_dagster.pipeline.webserver", "--host", self._address, "--port", str(where.webserver_port)),
             *("--workspace", str(self._workspace)),
             ready=lambda _log: self._location_is_loaded(),
             where=where.webserver_url,
@@ -361,19 +364,58 @@ class Stack:
         return ready
 
 
-def run_up(settings: Settings, *, port: int = DEFAULT_PORT, echo: Echo = print) -> int:
+def run_up(
+    settings: Settings,
+    *,
+    port: int = DEFAULT_PORT,
+    address: str = _LOOPBACK,
+    workers: bool = True,
+    echo: Echo = print,
+) -> int:
     """Run the services in the foreground until SIGINT or SIGTERM; behind `quel up`.
 
     A service that ends by itself is started again. A second signal stops without waiting.
 
+    Args:
+        workers: False leaves them to other machines.
+
     Returns:
         0 after a signal, 1 when something could not be started (`echo` got the line that says why).
     """
-    stack = Stack(settings, port=port, echo=echo, restart=True)
+    only = None if workers else PLATFORM
+    stack = Stack(settings, port=port, address=address, echo=echo, restart=True, only=only)
+    return _run(stack, settings, lambda: f"Everything is ready: {stack.endpoints.webserver_url}", echo)
+
+
+def run_worker(settings: Settings, *, echo: Echo = print) -> int:
+    """Run a worker alone in the foreground, for a `quel up` on another machine; behind `quel worker`.
+
+    Returns:
+        As `run_up`.
+
+    Raises:
+        SettingsError: a part is not given that would be this machine's own.
+    """
+    given = {
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis(),
+        "STORAGE_URL": settings.storage_url or settings.supabase_url,
+        "GEMINI_BASE_URL": settings.gemini_base_url,
+    }
+    if missing := [name for name, value in given.items() if not value]:
+        raise SettingsError(
+            f"{', '.join(missing)}: not set. A worker shares these with the rest of the installation: "
+            "set them as they are there."
+        )
+    stack = Stack(settings, echo=echo, restart=True, only=("worker",))
+    return _run(stack, settings, lambda: f"Taking runs, {settings.workers} at a time", echo)
+
+
+def _run(stack: Stack, settings: Settings, ready: Callable[[], str], echo: Echo) -> int:
     with _Signals(stack.hurry, echo) as signals:
         try:
             with stack:
-                echo(f"Everything is ready: {stack.endpoints.webserver_url}  (Ctrl-C stops it)")
+                echo(f"{ready()}  (Ctrl-C stops it)")
                 signals.wait(stack)
                 echo("Stopping; runs in flight are given a moment (Ctrl-C again: at once)")
         except _Interrupted:
@@ -447,6 +489,12 @@ class _Reservation:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+
+def _storage_url(settings: Settings, home: Path) -> str:
+    if settings.storage_url is not None:
+        return settings.storage_url.get_secret_value()
+    return "supabase:" if settings.supabase_url else (home / "objects").as_uri()
 
 
 def _with_needs(service: Service, names: set[str]) -> Service:

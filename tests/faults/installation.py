@@ -76,11 +76,11 @@ class WorkerHost:
     """A Celery worker, parent and children, as on a machine of its own."""
 
     def __init__(
-        self, name: str, environment: Mapping[str, str], log: Path, *, children: int, within: Sequence[str] = ()
+        self, name: str, environment: Mapping[str, str], log: Path, *, children: int, command: Sequence[str] = ()
     ) -> None:
-        """`within` is the command that runs a program on that machine; none: on this one."""
+        """`command` starts the worker in another way than with our own Celery application."""
         self.name = name
-        self._within = within
+        self._command = command
         self.children = children
         self._environment = environment
         self._log = log
@@ -97,21 +97,13 @@ class WorkerHost:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        command = [*self._within, sys.executable, "-m", "celery", "-A", "tests.faults.worker_app", "worker"]
-        command += [
-            "--loglevel",
-            "info",
-            "--pool",
-            "prefork",
-            "--concurrency",
-            str(self.children),
-            "--hostname",
-            f"{self.name}@faults",
-        ]
+        command = [sys.executable, "-m", "celery", "-A", "tests.faults.worker_app", "worker", "--loglevel", "info"]
+        command += ["--pool", "prefork", "--concurrency", str(self.children)]
+        command += ["--hostname", f"{self.name}@faults"]
         self._from = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                self._command or command,
                 env={**os.environ, **self._environment},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -244,15 +236,16 @@ class Installation:
         children: int = 1,
         wait: bool = True,
         environment: Mapping[str, str] | None = None,
-        within: Sequence[str] = (),
+        command: Sequence[str] = (),
+        log: Path | None = None,
     ) -> WorkerHost:
-        """Another worker host, in an environment of its own if one is given, on a machine of its own likewise."""
+        """Another worker host, with an environment, a command and a log of Celery's of its own where they are given."""
         host = self.hosts[name] = WorkerHost(
             name,
             {**self._worker_environment(), **(environment or {})},
-            self.home / f"worker-{name}.log",
+            log or self.home / f"worker-{name}.log",
             children=children,
-            within=within,
+            command=command,
         )
         host.start()
         if wait:

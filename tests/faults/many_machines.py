@@ -5,8 +5,8 @@
 Three machines as network namespaces on a switch of their own, none of which sees the loopback of another:
 
     10.77.0.1   PostgreSQL, Redis, object store, Gemini, Dagster's code server, daemon and web server
-    10.77.0.11  Celery worker `a`
-    10.77.0.12  Celery worker `b`
+    10.77.0.11  `quel worker`, host `a`
+    10.77.0.12  `quel worker`, host `b`
 
 Jobs are made on both. Then the cable of `a` is pulled in the middle of its runs, and `b` finishes them; plugged in
 again, `a` writes nothing of what it was at, and takes jobs as before. Prints what was seen as JSON; exit code 1 when
@@ -24,9 +24,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import resources
 from pathlib import Path
 from uuid import UUID
 
@@ -77,15 +76,6 @@ def machines(prefix: str) -> Iterator[None]:
             _ip("addr", "add", f"{address}/24", "dev", "eth", within=name)
             _ip("link", "set", "eth", "up", within=name)
         yield
-
-
-def _disk(home: Path, name: str) -> Mapping[str, str]:
-    """The environment of a machine's own folders; Dagster's configuration is all that lies there."""
-    folder = home / f"disk-{name}"
-    (folder / "dagster").mkdir(parents=True)
-    config = resources.files("quel_dagster.pipeline").joinpath("dagster.yaml").read_text()
-    (folder / "dagster" / "dagster.yaml").write_text(config)
-    return {"QUEL_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster"), "TMPDIR": str(folder)}
 
 
 class Show:
@@ -176,8 +166,23 @@ def main() -> int:
         installation(Path(folder), children=0, slots=2, address=DATA) as site,
     ):
         for name in ("a", "b"):
-            within = ["ip", "netns", "exec", f"{prefix}-{name}"]
-            site.add_host(name, children=1, environment=_disk(Path(folder), name), within=within)
+            disk = Path(folder) / f"disk-{name}"
+            (disk / "logs").mkdir(parents=True)
+            site.add_host(
+                name,
+                environment={"QUEL_HOME": str(disk), "QUEL_WORKERS": "1"},
+                command=[
+                    "ip",
+                    "netns",
+                    "exec",
+                    f"{prefix}-{name}",
+                    sys.executable,
+                    "-m",
+                    "quel_dagster.cli.main",
+                    "worker",
+                ],
+                log=disk / "logs" / "worker.log",
+            )
         seen = asyncio.run(_inside(site, prefix))
     say(json.dumps(seen))
     return 0

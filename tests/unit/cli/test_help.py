@@ -28,7 +28,7 @@ COMMANDS = [*commands(typer.main.get_command(app))]
 
 def test_the_commands_that_operators_were_promised() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
-        *("up", "demo", "env", "metrics", "submit", "enqueue", "status", "list", "show", "gallery"),
+        *("up", "worker", "demo", "env", "metrics", "submit", "enqueue", "status", "list", "show", "gallery"),
         *("doctor", "cancel", "retry", "audit"),
         *("dead list", "dead show", "dead requeue", "dead drop"),
     }
