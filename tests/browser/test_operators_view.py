@@ -37,6 +37,7 @@ AUTOMATION = (
     "hourly_audit",
     "nightly_retention",
 )
+LINEAGE = "/asset-groups?expanded=" + ",".join(f"global@global:{name}" for name in ("web_app", "results", "reports"))
 LAUNCHPAD = "/locations/quel/jobs/image_job/playground"
 #: seconds of a Gemini call that is to be seen under way; nobody waits for its end
 LONG = 120.0
@@ -93,7 +94,7 @@ async def test_a_job_is_watched_to_its_end(
 ) -> None:
     (run_id,) = await installation.runs(lookbook)
     await page.goto(f"/runs/{run_id}")
-    await shows(page, "make_images.generate[combo0_front_full]", "Executing (1)", "Stage 2 completed")
+    await shows(page, "Executing (1)", "make_images.generate[combo3_profile_tight]")
     await shows(page, re.compile(r"Updating job progress: 5/8 completed"))
     await camera(page, "run-at-work")
 
@@ -153,11 +154,14 @@ async def test_a_check_says_what_is_missing(
 # --- many jobs ---------------------------------------------------------------------------------------
 
 
-async def test_the_lineage_has_every_node(page: Page, lookbook: UUID, camera: Camera) -> None:
+async def test_the_lineage_has_every_node(
+    page: Page, installation: Installation, lookbook: UUID, camera: Camera
+) -> None:
+    await finished(installation, lookbook)
     await page.set_viewport_size({"width": 1800, "height": 640})
-    groups = ",".join(f"global@global:{group}" for group in ("web_app", "results", "reports"))
-    await page.goto(f"/asset-groups?expanded={groups}")
-    await shows(page, *NODES, "daily_summary")
+    await page.goto(LINEAGE)
+    await shows(page, *NODES, "daily_summary", "Materialized")
+    await expect(page.get_by_text("Loading")).to_have_count(0)
     await camera(page, "lineage")
 
 
@@ -179,6 +183,7 @@ async def test_a_failed_job_is_rerun_from_failure(page: Page, installation: Inst
     row = await installation.ended(job_id)
     assert (row["job_status"], row["completed_images"]) == ("completed", 2)
 
+    await page.set_viewport_size({"width": 1400, "height": 560})
     await page.goto(runs_of(job_id))
     await shows(page, "quel/launch: queue", "quel/outcome: failed")
     await shows(page, f"quel/launch: rerun of {first[:8]}", "quel/outcome: completed")
@@ -254,6 +259,7 @@ async def test_a_run_is_terminated_while_another_waits(page: Page, installation:
     jobs = [await installation.job(f"Number {number}") for number in (1, 2, 3)]
     installation.push(*jobs)
     runs = [(await installation.runs(job_id))[0] for job_id in jobs]
+    await page.set_viewport_size({"width": 1400, "height": 440})
     await page.goto("/runs")
     await shows(page, "In progress (2)")
     await text(page, "Queued (1)").click()
@@ -262,12 +268,14 @@ async def test_a_run_is_terminated_while_another_waits(page: Page, installation:
 
     queue = await installation.queued()
     job_id, run_id = next((job, run) for job, run in zip(jobs, runs, strict=True) if run not in queue)
+    await page.set_viewport_size({"width": 1400, "height": 900})
     await page.goto(f"/runs/{run_id}")
     await shows(page, re.compile(r"Calling Gemini API"))
     await page.get_by_role("button", name="Terminate").click()
     await page.get_by_role("button", name="Terminate 1 run").click()
     await shows(page, "Canceled")
     assert (await installation.ended(job_id))["job_status"] == "cancelled"
+    await page.set_viewport_size({"width": 1400, "height": 440})
     await page.goto(runs_of(job_id))
     await shows(page, "Canceled", "quel/outcome: cancelled")  # the list looks again every 15 s
     await camera(page, "terminated")
@@ -290,9 +298,13 @@ async def test_a_day_is_summed_up(page: Page, installation: Installation, lookbo
     today = datetime.now(UTC).date()
     for day in (today - timedelta(days=1), today):
         await installation.sum_up(day.isoformat())
-    await page.goto("/assets/daily_summary?view=partitions")
-    await shows(page, re.compile("2 partitions|All \\(2\\)|Materialized"))
-    await camera(page, "daily-summary")
     await page.goto(f"/assets/daily_summary?view=partitions&partition={today.isoformat()}")
     await shows(page, "jobs_with_pictures_missing", re.compile("Gemini declined to make this picture"))
     await camera(page, "day")
+
+    await page.set_viewport_size({"width": 1800, "height": 900})
+    await page.goto(LINEAGE)
+    await text(page, "daily_summary").click()
+    await shows(page, "Plots", "jobs_completed")
+    await expect(page.locator("canvas").first).to_be_visible()
+    await camera(page, "plots")
