@@ -22,15 +22,16 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
-from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, DagsterRun
-from dagster._core.storage.tags import RETRY_NUMBER_TAG
+from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, DagsterRun, RunRecord
+from dagster._core.storage.tags import RETRY_NUMBER_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon import controller, sensor
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import filter_runs_to_should_retry, retry_run
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.cli import main
 from dagster._daemon.daemon import DaemonIterator, SpanMarker
@@ -44,6 +45,8 @@ SENSOR_LOOP_SECONDS = 0.2
 SLOT_LOOK_SECONDS = 0.2
 #: seconds between two looks for runs that died and are to be retried
 RETRY_LOOK_SECONDS = 1.0
+#: a retry that cannot be made, say while the code server is away, is tried again for so long
+RETRY_PATIENCE_SECONDS = 600.0
 _run_submitted = threading.Event()
 _log = logging.getLogger(__name__)
 
@@ -93,10 +96,60 @@ def quicken_retries() -> bool:
 
 
 class PromptRetryDaemon(EventLogConsumerDaemon):
-    """Retries runs that died, soon."""
+    """Retries runs that died, soon; a retry that cannot be made now, say without a code server, is made later.
+
+    Dagster tries once, and then gives the run up for good. Retries that wait here are forgotten when the daemon ends;
+    the sweep finds their jobs.
+    """
 
     def __init__(self) -> None:
         super().__init__(interval_seconds=RETRY_LOOK_SECONDS)  # type: ignore[arg-type]  # any number, says its base
+        #: runs whose retry could not be made, until when (monotonic seconds) that is tried
+        self._waiting: dict[str, float] = {}
+
+    @property
+    @override
+    def handle_updated_runs_fns(self) -> Sequence[Callable[..., Iterator[Any]]]:
+        return [self._retry_failed]
+
+    @override
+    def run_iteration(self, workspace_process_context: IWorkspaceProcessContext[Any]) -> DaemonIterator:
+        for run_id in list(self._waiting):
+            yield None
+            run = workspace_process_context.instance.get_run_by_id(run_id)
+            if run is None:
+                del self._waiting[run_id]
+            else:
+                self._retry(run, workspace_process_context)
+        yield from super().run_iteration(workspace_process_context)
+
+    def _retry_failed(
+        self,
+        workspace_process_context: IWorkspaceProcessContext[Any],
+        run_records: Sequence[RunRecord],
+        _logger: logging.Logger,
+    ) -> Iterator[Any]:
+        runs = [record.dagster_run for record in run_records]
+        for run in filter_runs_to_should_retry(runs, workspace_process_context.instance):
+            yield
+            self._retry(run, workspace_process_context)
+
+    def _retry(self, run: DagsterRun, context: IWorkspaceProcessContext[Any]) -> None:
+        try:
+            retry_run(run, context)
+        except Exception:
+            known = run.run_id in self._waiting
+            until = self._waiting.setdefault(run.run_id, time.monotonic() + RETRY_PATIENCE_SECONDS)
+            if time.monotonic() >= until:
+                del self._waiting[run.run_id]
+                self._logger.exception("Run %s could not be retried and is given up", run.run_id)
+                context.instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})
+                context.instance.report_engine_event("Its retry could not be made; given up.", run)
+            elif not known:
+                self._logger.exception("Run %s could not be retried yet; trying again", run.run_id)
+                context.instance.report_engine_event("Its retry cannot be made now; it is tried again.", run)
+        else:
+            self._waiting.pop(run.run_id, None)
 
 
 class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):

@@ -56,6 +56,8 @@ OUTCOME_TAG = "quel/outcome"
 DRY_RUN_TAG = "quel/dry_run_of"
 #: An outcome that was inherited with the tags of another run says nothing about this one.
 UNFINISHED = "unfinished"
+#: the outcome of a run that found another at work on its job
+REFUSED = "refused"
 
 Entries = dict[str, Any]
 

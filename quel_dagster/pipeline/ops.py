@@ -257,7 +257,7 @@ async def settle(  # type: ignore[no-untyped-def]
 
 def _nothing_to_settle(context: OpExecutionContext, refused: str) -> None:
     context.log.info(f"Nothing to settle: {refused}")
-    context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: "refused"})
+    context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: metadata.REFUSED})
 
 
 def _times(context: OpExecutionContext) -> metadata.RunTimes | None:

@@ -34,7 +34,7 @@ from quel_dagster.adapters.queue import unreachable
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.assets import image_job, run_config
 from quel_dagster.pipeline.launcher import QuelRunLauncher
-from quel_dagster.pipeline.metadata import LAUNCH_TAG, OUTCOME_TAG, UNFINISHED, run_tags
+from quel_dagster.pipeline.metadata import LAUNCH_TAG, OUTCOME_TAG, REFUSED, UNFINISHED, run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs, runs_of
 
@@ -91,9 +91,9 @@ def _closing_run(context: RunStatusSensorContext, studio: StudioResource) -> Run
     if not text or _told_why(run):
         return None
     job_id = UUID(text)
-    newest = runs_of(context.instance, [job_id])[job_id][0]
+    at_work = (found for found in runs_of(context.instance, [job_id])[job_id] if found.tags.get(OUTCOME_TAG) != REFUSED)
     job = studio.describe_jobs([job_id]).get(job_id)
-    if job is None or job.job_status not in DONE or newest.run_id != run.run_id:
+    if job is None or job.job_status not in DONE or next(at_work).run_id != run.run_id:
         return None
     return RunRequest(
         run_key=f"close/{run.run_id}",

@@ -97,6 +97,13 @@ def test_once_closed_it_stays_closed(instance: DagsterInstance, desk: Desk) -> N
     assert settle(instance, dead) is None, "a newer run is there"
 
 
+def test_a_run_that_only_found_it_at_work_is_no_newer_one(instance: DagsterInstance, desk: Desk) -> None:
+    job = made(instance, desk)
+    dead = dead_run(instance, job.job_id)
+    dead_run(instance, job.job_id, **{"quel/outcome": "refused"})
+    assert isinstance(settle(instance, dead), RunRequest)
+
+
 def test_a_job_whose_run_died_before_its_end_fails_with_it(instance: DagsterInstance, desk: Desk) -> None:
     job = desk.job(2)
     assert settle(instance, dead_run(instance, job.job_id)) is None

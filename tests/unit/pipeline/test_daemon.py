@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dagster import DagsterRun
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job, op
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._daemon import controller, sensor
 
@@ -113,6 +113,56 @@ def test_runs_that_died_are_looked_for_every_second() -> None:
     made = controller.create_daemon_of_type("EVENT_LOG_CONSUMER", None)  # type: ignore[arg-type]
     assert isinstance(made, daemon.PromptRetryDaemon)
     assert made.interval_seconds == daemon.RETRY_LOOK_SECONDS < 5
+
+
+@pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")  # Dagster's own, when it has no cursor yet
+def test_a_retry_that_cannot_be_made_now_is_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster as shipped gives a run up for good when its code server is away at that moment."""
+    with DagsterInstance.ephemeral(settings={"run_retries": {"enabled": True, "max_retries": 3}}) as instance:
+        context: Any = SimpleNamespace(instance=instance)
+        retries = daemon.PromptRetryDaemon()
+        answers: list[Exception | None] = [ConnectionError("no code server"), ConnectionError("no code server"), None]
+        retried: list[str] = []
+
+        def retry_run(run: DagsterRun, _context: Any) -> None:
+            if (answer := answers.pop(0)) is not None:
+                raise answer
+            retried.append(run.run_id)
+
+        monkeypatch.setattr(daemon, "retry_run", retry_run)
+        list(retries.run_iteration(context))  # sets the cursors
+        run = instance.create_run_for_job(empty_job, status=DagsterRunStatus.STARTED)
+        instance.report_run_failed(run)
+        for _ in range(3):
+            assert not retried
+            list(retries.run_iteration(context))
+        assert retried == [run.run_id]
+        list(retries.run_iteration(context))
+        assert not answers
+        assert len(retried) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")
+def test_a_retry_that_can_never_be_made_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "RETRY_PATIENCE_SECONDS", 0.0)
+    with DagsterInstance.ephemeral(settings={"run_retries": {"enabled": True, "max_retries": 3}}) as instance:
+        retries = daemon.PromptRetryDaemon()
+        list(retries.run_iteration(SimpleNamespace(instance=instance)))  # type: ignore[arg-type]
+        run = instance.create_run_for_job(empty_job, status=DagsterRunStatus.STARTED)
+        instance.report_run_failed(run)
+        list(retries.run_iteration(SimpleNamespace(instance=instance)))  # type: ignore[arg-type]  # no workspace
+        after = instance.get_run_by_id(run.run_id)
+        assert after is not None
+        assert after.tags["dagster/will_retry"] == "false"
+
+
+@op
+def nothing() -> None: ...
+
+
+@job
+def empty_job() -> None:
+    nothing()
 
 
 def test_a_retry_goes_before_those_that_wait_but_not_before_a_higher_priority() -> None:
