@@ -36,7 +36,7 @@ QUEUED_RUNS = 100
 QUEUED_RUNS_OF_ONE_MEMBER = 25
 #: Ids from the front of `jobs:queue` among which the next ones are chosen, and rows that one tick looks up for it.
 LOOK_AHEAD = 20_000
-ROWS_PER_TICK, ROWS_PER_QUERY = 5_000, 1_000
+ROWS_PER_TICK, ROWS_PER_QUERY = 2_000, 1_000
 AGED_SECONDS = 60.0
 
 MEMBER_TAG = "quel/member_id"
