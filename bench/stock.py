@@ -94,7 +94,7 @@ def _stock(at: Installation) -> Iterator[None]:
     with ExitStack() as exits:
         for name, command in (
             ("code-server", [*server, "--host", "127.0.0.1", "--port", str(port)]),
-            ("daemon", ["dagster._daemon.cli", "run", "--workspace", str(home / "workspace.yaml")]),
+            ("daemon", ["dagster._daemon", "run", "--workspace", str(home / "workspace.yaml")]),
         ):
             exits.callback(_end, _start(command, environment, at.home / f"stock-{name}.log"))
             if name == "code-server":

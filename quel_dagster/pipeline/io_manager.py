@@ -1,5 +1,7 @@
 """Values between ops as JSON in our own schema, so that a re-execution on another host finds them.
 
+The tasks of the generate steps are not written one by one: the plan beside them holds their units.
+
 No pickle: whoever can write to the store cannot make a worker run code.
 """
 
@@ -10,7 +12,9 @@ from typing import Any
 from dagster import ConfigurableIOManager, InputContext, OutputContext
 from pydantic import PrivateAttr, TypeAdapter
 
+from quel_dagster.errors import QuelError
 from quel_dagster.pipeline.resources import StudioResource
+from quel_dagster.studio.outcomes import Planned, UnitTask
 
 
 class JsonIOManager(ConfigurableIOManager):
@@ -23,6 +27,9 @@ class JsonIOManager(ConfigurableIOManager):
         if obj is None:  # an asset whose value is in the tables
             return
         place = _place(context)
+        if isinstance(obj, UnitTask):  # its unit stands in the plan, an output of the same step
+            self._written[place] = obj
+            return
         value = TypeAdapter(type(obj)).dump_python(obj, mode="json")
         self._written[place] = obj
         run_id, step_key, output, mapping_key = place
@@ -42,12 +49,28 @@ class JsonIOManager(ConfigurableIOManager):
             return self._written[place]
         run_id, step_key, output, mapping_key = place
         process = self.studio.process
+        kind = upstream.dagster_type.typing_type
+        if kind is UnitTask:
+            return self._task_of_plan(run_id, step_key, mapping_key)
         value = process.run(
             lambda: process.studio.parts.database.read_op_output(
                 run_id=run_id, step_key=step_key, output=output, mapping_key=mapping_key
             )
         )
-        return TypeAdapter(upstream.dagster_type.typing_type).validate_python(value)
+        return TypeAdapter(kind).validate_python(value)
+
+    def _task_of_plan(self, run_id: str, step_key: str, unit_key: str) -> UnitTask:
+        process = self.studio.process
+        value = process.run(
+            lambda: process.studio.parts.database.read_op_output(
+                run_id=run_id, step_key=step_key, output="plan", mapping_key=""
+            )
+        )
+        plan = Planned.model_validate(value)
+        unit = next((unit for unit in plan.units if unit.key == unit_key), None)
+        if unit is None:
+            raise QuelError(f"Run {run_id} planned no unit {unit_key}; run the whole job again.")
+        return UnitTask(job_id=plan.job_id, unit=unit)
 
 
 def _place(context: OutputContext) -> tuple[str, str, str, str]:

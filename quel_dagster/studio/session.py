@@ -56,6 +56,8 @@ from quel_dagster.studio.timeline import Say, Timeline
 CANCEL_POLL_SECONDS = 0.9
 #: After this many pictures in a row that could not even reach Gemini, the job is not worth going on.
 UNREACHABLE_PICTURES = 3
+#: A commit tells the balance; a unit that begins within this time need not ask. The charge itself never relies on it.
+BALANCE_FRESH_SECONDS = 5.0
 #: Thumbnails of one unit that travel to its run page.
 THUMBNAILS_PER_UNIT = 12
 
@@ -105,6 +107,8 @@ class JobSession:
         self._made_now = 0
         self._latest_commit = 0
         self._balance: int | None = None
+        #: when it was that, by the monotonic clock
+        self._balance_at = -BALANCE_FRESH_SECONDS
         self._opening_balance: int | None = None
         self._claimed_at = datetime.now(UTC)
         self._first_picture_seconds: float | None = None
@@ -280,6 +284,17 @@ class JobSession:
     def _missing(self, units: Iterable[Unit]) -> int:
         return sum(1 for unit in units for slot in slots(unit) if slot not in self._covered)
 
+    async def _solvent_payer(self) -> Payer:
+        """The payer, who is looked at anew unless the last answer about the balance is fresh.
+
+        Raises:
+            PayerError, InsufficientCreditsError
+        """
+        fresh = time.monotonic() - self._balance_at < BALANCE_FRESH_SECONDS
+        if self._payer is not None and fresh and (self._balance or 0) >= self._parts.price:
+            return self._payer
+        return await self._look_at_balance()
+
     async def _look_at_balance(self) -> Payer:
         """The payer, who can pay for one picture at least.
 
@@ -293,7 +308,7 @@ class JobSession:
                 f"Job {self.job.job_id}: neither userId nor quel_member_id is a member, so nobody can be charged."
             )
         self._payer = payer
-        self._balance = payer.balance
+        self._balance, self._balance_at = payer.balance, time.monotonic()
         if self._opening_balance is None:
             self._opening_balance = payer.balance
         if payer.balance < self._parts.price:
@@ -330,7 +345,7 @@ class JobSession:
             try:
                 await self._begin()
                 with self._stoppable():
-                    payer = await self._look_at_balance()
+                    payer = await self._solvent_payer()
                     preparing = time.monotonic()
                     brief, images = await self._prepare(unit, plan)
                     prepare_seconds = time.monotonic() - preparing
@@ -446,6 +461,7 @@ class JobSession:
             self._tally.add("credits", self._parts.price)
             if committed.completed > self._latest_commit:  # answers may overtake each other
                 self._latest_commit, self._balance = committed.completed, committed.balance
+                self._balance_at = committed_at
             if self._first_picture_seconds is None:
                 self._first_picture_seconds = self._timeline.seconds
         say(f"Attach record created: ID={committed.attach_id}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from uuid import UUID
 
 from sqlalchemy import Engine, create_engine
@@ -80,7 +81,9 @@ class LeaseBoard:
             return bool(connection.execute(sql.RUN_HOLDS_LIVE_LEASE, {"run_id": run_id}).scalar())
 
 
+@lru_cache
 def _short_lived_engine(url: str, name: str) -> Engine:
+    """One for all leases of a process: a new engine begins by asking its server what it is. It keeps no connection."""
     return create_engine(
         DatabaseUrl.parse(url).url,
         poolclass=NullPool,

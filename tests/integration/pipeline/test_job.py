@@ -23,6 +23,8 @@ from dagster import (
     DagsterRunStatus,
     JobExecutionResult,
     ReexecutionOptions,
+    build_input_context,
+    build_output_context,
     execute_job,
     in_process_executor,
     reconstructable,
@@ -30,8 +32,13 @@ from dagster import (
 
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.definitions import build_defs, defs
+from quel_dagster.errors import QuelError
 from quel_dagster.pipeline.assets import run_config
+from quel_dagster.pipeline.io_manager import JsonIOManager
+from quel_dagster.pipeline.ops import generate
+from quel_dagster.pipeline.resources import StudioResource
 from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
+from quel_dagster.studio.outcomes import UnitTask
 from tests.integration.conftest import PRICE, Look, NewlyMade, Office
 from tests.integration.studio.conftest import combinations, stages
 
@@ -217,11 +224,35 @@ def test_values_between_ops_are_json_in_our_schema_and_nothing_is_pickled(
         ("make_images.generate[combo1_side_full]", "result", ""),
         ("make_images.load_job", "result", ""),
         ("make_images.plan_units", "plan", ""),
-        ("make_images.plan_units", "units", "combo0_front_full"),
-        ("make_images.plan_units", "units", "combo1_side_full"),
-    ]
+    ], "the tasks of the units are in the plan"
     assert all(isinstance(row["value"], dict) for row in rows)
     assert not [path for path in dagster_home.rglob("*") if "storage" in path.parts and path.name in {"result", "plan"}]
+
+
+def test_another_process_finds_the_task_of_a_unit_in_the_plan(
+    instance: DagsterInstance, desk: Desk, gemini: GeminiStandIn
+) -> None:
+    job = desk.job(2, job_type="single_batch", input_data=combinations(1, 1))
+    result = execute(instance, job)
+
+    def load(unit_key: str) -> UnitTask:
+        upstream = build_output_context(
+            step_key="make_images.plan_units",
+            name="units",
+            run_id=result.run_id,
+            mapping_key=unit_key,
+            dagster_type=generate.ins["task"].dagster_type,
+        )
+        # it has written nothing itself
+        task: UnitTask = JsonIOManager(studio=StudioResource()).load_input(
+            build_input_context(upstream_output=upstream)
+        )
+        return task
+
+    task = load("combo1_side_full")
+    assert (task.job_id, task.unit.key, task.unit.quantity) == (job.job_id, "combo1_side_full", 1)
+    with pytest.raises(QuelError, match="combo9"):
+        load("combo9")
 
 
 def test_a_job_that_is_worked_on_elsewhere_is_a_success_that_says_so(
