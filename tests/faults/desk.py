@@ -205,6 +205,11 @@ class Desk:
         hosts = self.site.hosts.values()
         return next((host.name for host in hosts if task_id and task_id.encode() in host.log_bytes()), None)
 
+    def sensor_waits(self) -> bool:
+        """Is a tick of the queue's sensor blocking on an empty `jobs:queue`?"""
+        with redis.Redis.from_url(self.site.redis_url) as client:
+            return any(each["cmd"] == "blmove" and "b" in each["flags"] for each in client.client_list())
+
     # --- waiting -------------------------------------------------------------------------------------
 
     async def until_status(self, job_id: UUID, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:

@@ -89,6 +89,7 @@ async def test_the_event_loop_stalls(desk: Desk, seconds: float) -> None:
     assert len(desk.runs(job_id)) == 1, desk.describe(job_id)
 
 
+@pytest.mark.fault_all
 async def test_a_host_is_told_to_stop(desk: Desk) -> None:
     """A deploy: pictures in flight are finished, the rest is handed over, nothing is repeated."""
     site = desk.site

@@ -180,8 +180,10 @@ async def test_too_often(desk: Desk) -> None:
 @pytest.mark.parametrize("service", [pytest.param("code-server", marks=pytest.mark.fault_all), "daemon"])
 async def test_after_the_pop_before_the_run_exists(desk: Desk, service: str) -> None:
     """The id is in jobs:processing; who would make its run is gone."""
-    desk.site.proxies.platform_database.hold()  # the tick claims in Redis, then waits for PostgreSQL
-    job_id = await desk.job(1)
+    job_id = await desk.job(1, push=False)
+    await eventually(desk.sensor_waits, "a tick that waits for an id")
+    desk.site.proxies.platform_database.hold()  # that tick claims in Redis, then waits for PostgreSQL
+    desk.queue.push(job_id)
     await eventually(lambda: desk.queue.depths()["processing"] == 1, "the pop")
     assert not desk.runs(job_id)
     desk.site.kill_service(service)
