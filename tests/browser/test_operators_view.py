@@ -96,6 +96,7 @@ async def test_a_job_is_watched_to_its_end(
     await page.goto(f"/runs/{run_id}")
     await shows(page, "Executing (1)", "make_images.generate[combo3_profile_tight]")
     await shows(page, re.compile(r"Updating job progress: 5/8 completed"))
+    await expect(page.get_by_text("generate[?]")).to_have_count(0)  # the chart knows the units
     await camera(page, "run-at-work")
 
     await installation.gemini()
@@ -305,6 +306,6 @@ async def test_a_day_is_summed_up(page: Page, installation: Installation, lookbo
     await page.set_viewport_size({"width": 1800, "height": 900})
     await page.goto(LINEAGE)
     await text(page, "daily_summary").click()
-    await shows(page, "Plots", "jobs_completed")
+    await shows(page, "Metadata plots", "jobs_completed")
     await expect(page.locator("canvas").first).to_be_visible()
     await camera(page, "plots")
