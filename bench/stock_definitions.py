@@ -6,10 +6,11 @@ Forked from a server that has everything imported, the quickest way that the mul
 studio lives in one process, so that each step gives the job's lease back for the next one to claim.
 """
 
-from dagster import InitResourceContext, multiprocess_executor
+from dagster import Definitions, InitResourceContext, multiprocess_executor
 
 from quel_dagster.definitions import STEPS_AHEAD, build_defs
 from quel_dagster.pipeline.resources import StudioResource
+from quel_dagster.pipeline.sensors import jobs_queue_sensor
 from quel_dagster.settings import Settings
 
 
@@ -24,7 +25,7 @@ class StepStudio(StudioResource):
         process.close()
 
 
-defs = build_defs(
+_EVERYTHING = build_defs(
     resource_overrides={"studio": StepStudio()},
     executor=multiprocess_executor.configured(
         {
@@ -33,4 +34,13 @@ defs = build_defs(
         },
         "stock_executor",
     ),
+)
+
+# Nothing beside the queue's own sensor, so that no other one is in its way.
+defs = Definitions(
+    assets=_EVERYTHING.assets,
+    jobs=_EVERYTHING.jobs,
+    sensors=[jobs_queue_sensor],
+    resources=_EVERYTHING.resources,
+    executor=_EVERYTHING.executor,
 )
