@@ -70,7 +70,7 @@ soak: install ## Break whole installations: every fault test, then random faults
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 .PHONY: bench
-bench: install ## Run the benchmarks and print their figures
+bench: install ## Run every benchmark (some 25 minutes), print the table and write docs/benchmarks.md
 	$(BIN)/python -m bench
 
 .PHONY: audit-dependencies
