@@ -8,18 +8,17 @@ What must hold, for `jobs:queue` as for the runs:
     F3  No id is passed over for ever: the next one is of the member with the fewest live runs, and among equals the
         oldest. Whoever pushed a thousand has live runs; whoever pushed one has none, and comes first.
     F4  No member's runs fill Dagster's queue: a run that waits there for its member's limit leaves room for others.
-    F5  A large job starts although small ones keep coming: one that has waited AGED_SECONDS in Dagster's queue takes
+    F5  A large job starts although small ones keep coming: one that has waited in Dagster's queue for AGED takes
         the precedence from all small ones after it.
 """
 
 from __future__ import annotations
 
 import heapq
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import timedelta
 from typing import Self
 from uuid import UUID
 
@@ -37,7 +36,7 @@ QUEUED_RUNS_OF_ONE_MEMBER = 25
 #: Ids from the front of `jobs:queue` among which the next ones are chosen, and rows that one tick looks up for it.
 LOOK_AHEAD = 20_000
 ROWS_PER_TICK, ROWS_PER_QUERY = 2_000, 1_000
-AGED_SECONDS = 60.0
+AGED = timedelta(seconds=60)
 
 MEMBER_TAG = "quel/member_id"
 PRIORITY_TAG = "dagster/priority"
@@ -93,12 +92,15 @@ class Load:
             limit = bounds.running_of_one_member
             return limit is None or running[_lane(record)] < limit
 
+        # on the database's clock alone: who waits for long sees others come
+        newest = max((record.create_timestamp for record in records), default=None)
         aged = any(
             _is_queued(record)
             and record.dagster_run.tags.get(PRIORITY_TAG) != SMALL_FIRST
-            and time.time() - record.create_timestamp.replace(tzinfo=UTC).timestamp() > AGED_SECONDS
+            and newest - record.create_timestamp > AGED
             and might_run(record)
             for record in records
+            if newest is not None
         )
         return cls(room=bounds.queued - waiting, queued=queued, live=live, aged=aged)
 

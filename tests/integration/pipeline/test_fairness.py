@@ -271,6 +271,17 @@ def test_runs_that_wait_for_their_members_limit_leave_room_for_others(
     assert ids(asked_for(limited)) == third
 
 
+def grow_older(instance: DagsterInstance, job_id: UUID) -> None:
+    """A minute and a half ago its run was asked for."""
+    (run,) = instance.get_runs(RunsFilter(tags={"quel/job_id": str(job_id)}))
+    with instance.run_storage.connect() as connection:  # type: ignore[attr-defined]
+        connection.execute(
+            RunsTable.update()
+            .where(RunsTable.c.run_id == run.run_id)
+            .values(create_timestamp=datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=90))
+        )
+
+
 def test_a_small_job_starts_before_a_large_one_until_that_has_waited(
     limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
 ) -> None:
@@ -285,8 +296,7 @@ def test_a_small_job_starts_before_a_large_one_until_that_has_waited(
     enqueue(limited, asked_for(limited))
     assert dequeued(limited) == [small, large]
 
-    with limited.run_storage.connect() as connection:  # type: ignore[attr-defined]
-        connection.execute(RunsTable.update().values(create_timestamp=datetime.now(UTC) - timedelta(seconds=90)))
+    grow_older(limited, large)
     queue.push(later)
     enqueue(limited, asked_for(limited))
     assert dequeued(limited) == [small, large, later]
@@ -304,8 +314,7 @@ def test_a_large_job_that_its_members_limit_holds_back_takes_no_precedence_from_
         for run in in_queue(limited)[:2]:
             end(limited, run, DagsterEventType.RUN_START) if ids([run])[0] in large[:2] else None
     assert ids(in_queue(limited)) == [large[2]]
-    with limited.run_storage.connect() as connection:  # type: ignore[attr-defined]
-        connection.execute(RunsTable.update().values(create_timestamp=datetime.now(UTC) - timedelta(seconds=90)))
+    grow_older(limited, large[2])
     queue.push(*small)
     (request,) = asked_for(limited)
     assert request.tags["dagster/priority"] == "1"
