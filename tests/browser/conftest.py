@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest_asyncio
 import redis
 from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from quel_dagster.adapters.database.store import Database, NewJob
 from quel_dagster.adapters.queue import JobQueue
@@ -38,6 +40,7 @@ START, HANG = 180.0, 90.0
 PRICE = 20
 WIDTH, HEIGHT = 1400, 900
 COLOURS = 128
+RESTLESS_MS = 5_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -261,6 +264,8 @@ class Camera:
         self._folder = folder
 
     async def __call__(self, page: Page, name: str) -> None:
+        with suppress(PlaywrightTimeout):  # a page that never rests is taken as it is
+            await page.wait_for_load_state("networkidle", timeout=RESTLESS_MS)
         data = await page.screenshot(animations="disabled")
         with Image.open(io.BytesIO(data)) as image:
             small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)

@@ -212,7 +212,7 @@ async def test_a_tick_says_what_it_did(page: Page, installation: Installation, c
     installation.push(job_id, job_id, "not-a-uuid")
     await installation.ended(job_id)
     await page.goto("/locations/quel/sensors/jobs_queue_sensor")
-    await shows(page, re.compile(r"launched 1, 1 duplicate, 1 to jobs:dead: not a UUID"))
+    await shows(page, re.compile(r"launched 1, 1 duplicate, 1 to jobs:dead: not a UUID"), "1 run requested")
     await camera(page, "sensor")
 
 
@@ -291,6 +291,7 @@ async def test_a_run_is_terminated_while_another_waits(page: Page, installation:
 async def test_what_runs_by_itself(page: Page, camera: Camera) -> None:
     await page.goto("/automation")
     await shows(page, *AUTOMATION)
+    await expect(page.get_by_text(re.compile("^(Standard|Run status) sensor$"))).to_have_count(7)
     await camera(page, "automation")
 
 
