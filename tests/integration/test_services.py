@@ -305,7 +305,8 @@ def test_up_runs_until_it_is_told_to_stop(up: _Up, toys: dict[str, Any]) -> None
     where = running_endpoints(Settings.read(home=up.home))
     assert where.webserver_url == url.group()
     # one that hangs, and one that has died, are no hindrance
-    os.kill(next(p.pid for p in _processes_of(up.home) if "quel_dagster.pipeline.webserver" in p.cmdline()), signal.SIGSTOP)
+    webserver = "quel_dagster.pipeline.webserver"
+    os.kill(next(p.pid for p in _processes_of(up.home) if webserver in p.cmdline()), signal.SIGSTOP)
     os.kill(next(p.pid for p in _processes_of(up.home) if "redis-server" in p.name()), signal.SIGKILL)
     up.process.send_signal(signal.SIGTERM)
     up.read_until("Stopping")
