@@ -9,6 +9,7 @@ studio lives in one process, so that each step gives the job's lease back for th
 from dagster import Definitions, InitResourceContext, multiprocess_executor
 
 from quel_dagster.definitions import STEPS_AHEAD, build_defs
+from quel_dagster.pipeline.assets import image_job, results, source_tables
 from quel_dagster.pipeline.resources import StudioResource
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
 from quel_dagster.settings import Settings
@@ -38,8 +39,8 @@ _EVERYTHING = build_defs(
 
 # Nothing beside the queue's own sensor, so that no other one is in its way.
 defs = Definitions(
-    assets=_EVERYTHING.assets,
-    jobs=_EVERYTHING.jobs,
+    assets=[*source_tables, results],
+    jobs=[image_job],
     sensors=[jobs_queue_sensor],
     resources=_EVERYTHING.resources,
     executor=_EVERYTHING.executor,
