@@ -1,8 +1,8 @@
 """One place where secrets are taken out of text that leaves a process: logs, errors, events, what a command prints.
 
 Whoever reads a secret teaches it (`learn`, `learn_url`; `Settings.read` does for every setting), and from then on
-`redact` replaces it, in every notation in which a program may write it down, with `***`. The password of any URL is
-replaced even when nobody taught it.
+`redact` replaces it, in every notation in which a program may write it down, with `***`. The password of any URL and
+the query of one that is signed for S3 are replaced even when nobody taught them.
 
 `install` puts this in front of Python's logging and of exceptions that nobody caught. Dagster's storage and the
 commands' output call `redact` at their own doors.
@@ -28,6 +28,7 @@ SHORTEST = 8
 ANYWHERE = 16
 
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
+_SIGNED_QUERY = re.compile(r"\?[^\s?'\"]*X-Amz-Signature=[^\s'\"]*", re.IGNORECASE)
 _PASSWORD_OPTIONS = {"password", "sslpassword"}
 
 _lock = threading.Lock()
@@ -68,8 +69,9 @@ def redact(text: str) -> str:
         lowered = text.lower()
         if any(notation in lowered for notation in _notations):  # far cheaper than the pattern, and hardly ever true
             text = _pattern.sub(MASK, text)
-    if "://" in text and "@" in text:
-        text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+    if "://" in text:
+        text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text) if "@" in text else text
+        text = _SIGNED_QUERY.sub(f"?{MASK}", text) if "-Signature=" in text else text
     return text
 
 
