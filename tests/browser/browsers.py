@@ -75,5 +75,6 @@ async def _run(command: list[str], more: dict[str, str] | None = None) -> str | 
             process.kill()
         await process.wait()
         return f"`{what}` took more than {INSTALL_SECONDS} s"
-    last = err.decode(errors="replace").strip().splitlines()[-1:] or [""]
-    return f"`{what}` failed ({last[0][:100]})" if process.returncode else None
+    lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()] or ["no reason given"]
+    why = next((line for line in lines if "error" in line.lower()), lines[-1])
+    return f"`{what}` failed ({why[:120]})" if process.returncode else None

@@ -30,7 +30,6 @@ AUTOMATION = (
     "settle_failed_runs",
     "settle_cancelled_runs",
     "stranded_jobs_sensor",
-    "lost_starts_sensor",
     "queue_observer",
     "failure_alerts",
     "daily_summary",
