@@ -15,7 +15,6 @@ from quel_dagster.pipeline.checks import queue_now, recent_jobs
 from quel_dagster.pipeline.io_manager import JsonIOManager
 from quel_dagster.pipeline.observations import queue_observer
 from quel_dagster.pipeline.recovery import (
-    lost_starts_sensor,
     settle_cancelled_runs,
     settle_failed_runs,
     stranded_jobs_sensor,
@@ -54,7 +53,6 @@ def build_defs(
             settle_failed_runs,
             settle_cancelled_runs,
             stranded_jobs_sensor,
-            lost_starts_sensor,
             queue_observer,
             failure_alerts(settings),
         ],

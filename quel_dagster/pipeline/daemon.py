@@ -10,7 +10,7 @@ Three of its loops sleep where they could know better, or serve in the wrong ord
 - The run queue is looked at every second or more. Runs are submitted by a thread of this very process, so it can be
   woken; and while runs wait for a slot, a look at whether a run has ended costs one small query. A run that goes on
   with another's work does not stand behind all who came after that one.
-- Runs that died are retried by a loop of 5 s, a constant as well.
+- Runs that died are retried by a loop of 5 s, a constant as well; runs that never began are not looked at.
 
 All of it reaches into private modules of an exactly pinned Dagster; where an upgrade has moved them, a warning says
 what is slower from then on and everything else works as shipped.
@@ -34,10 +34,12 @@ from dagster._daemon import controller, sensor
 from dagster._daemon.auto_run_reexecution.auto_run_reexecution import filter_runs_to_should_retry, retry_run
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.cli import main
-from dagster._daemon.daemon import DaemonIterator, SpanMarker
+from dagster._daemon.daemon import DaemonIterator, MonitoringDaemon, SpanMarker
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._utils.error import serializable_error_info_from_exc_info
 from typing_extensions import override
+
+from quel_dagster.pipeline.lost_starts import LOST_STARTS_TAG, LostStarts
 
 #: seconds from the start of one look for due sensors to the start of the next
 SENSOR_LOOP_SECONDS = 0.2
@@ -93,6 +95,33 @@ def quicken_retries() -> bool:
         return False
     controller.EventLogConsumerDaemon = PromptRetryDaemon  # type: ignore[attr-defined,assignment]
     return True
+
+
+def watch_lost_starts() -> bool:
+    """Let run monitoring see runs that never began; False, with a warning, when this Dagster is built another way."""
+    if getattr(controller, "MonitoringDaemon", None) is not MonitoringDaemon:
+        _log.warning(
+            "dagster._daemon.controller has no MonitoringDaemon in this version of Dagster, so a run whose worker died "
+            "before it began is failed by its start timeout alone."
+        )
+        return False
+    controller.MonitoringDaemon = WatchfulMonitoringDaemon  # type: ignore[attr-defined,assignment]
+    return True
+
+
+class WatchfulMonitoringDaemon(MonitoringDaemon):
+    """Run monitoring that knows of lost starts."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._lost_starts = LostStarts()
+
+    @override
+    def run_iteration(self, workspace_process_context: IWorkspaceProcessContext[Any]) -> DaemonIterator:
+        for line in self._lost_starts.look(workspace_process_context.instance):
+            self._logger.warning(line)
+            yield None
+        yield from super().run_iteration(workspace_process_context)
 
 
 class PromptRetryDaemon(EventLogConsumerDaemon):
@@ -174,8 +203,9 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
 
     @override
     def _priority_sort(self, runs: Iterable[DagsterRun]) -> list[DagsterRun]:
-        """By priority; among equals the retries first, as their jobs began before those that wait."""
-        return super()._priority_sort(sorted(runs, key=lambda run: RETRY_NUMBER_TAG not in run.tags))
+        """By priority; among equals those first that were launched before, as their jobs are older than the rest."""
+        again = (RETRY_NUMBER_TAG, LOST_STARTS_TAG)
+        return super()._priority_sort(sorted(runs, key=lambda run: not any(tag in run.tags for tag in again)))
 
     def _wait(self, instance: DagsterInstance, shutdown_event: threading.Event) -> None:
         """Return after the dequeue interval, or sooner: a run was submitted, or one ended for which another waits."""
@@ -197,4 +227,5 @@ if __name__ == "__main__":
     quicken_sensor_loop()
     quicken_run_queue()
     quicken_retries()
+    watch_lost_starts()
     main()

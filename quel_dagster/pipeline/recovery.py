@@ -9,7 +9,6 @@ on with the next run. So what the settle sensors have to say is in the log of th
 
 import time
 from collections.abc import Iterable
-from datetime import UTC
 from uuid import UUID
 
 from dagster import (
@@ -33,7 +32,6 @@ from redis import RedisError
 from quel_dagster.adapters.queue import unreachable
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.assets import image_job, run_config
-from quel_dagster.pipeline.launcher import QuelRunLauncher
 from quel_dagster.pipeline.metadata import LAUNCH_TAG, OUTCOME_TAG, REFUSED, UNFINISHED, run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
 from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs, runs_of
@@ -46,7 +44,6 @@ RETRY_GRACE_SECONDS = 60.0
 RECOVERIES = 3
 SWEEP_SECONDS = 20
 SETTLE_SECONDS = 5
-LOST_START_SECONDS = 3
 #: How long Dagster may take to write on a failed run whether it is retried.
 DECISION_SECONDS = 10.0
 #: Ends with which a run's FAILURE does not agree (I14).
@@ -119,27 +116,6 @@ def _will_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
         if time.monotonic() > until:
             return bool(auto_reexecution_should_retry_run(instance, current, None))
         time.sleep(0.1)
-
-
-@sensor(
-    minimum_interval_seconds=LOST_START_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
-    description="Fails runs whose worker died before they began, so that they are retried and their slot is free.",
-)
-def lost_starts_sensor(context: SensorEvaluationContext) -> SkipReason:
-    launcher = context.instance.run_launcher
-    if not isinstance(launcher, QuelRunLauncher):
-        return SkipReason("Runs are not launched through Celery here.")
-    said = []
-    for record in context.instance.get_run_records(RunsFilter(statuses=[DagsterRunStatus.STARTING])):
-        run = record.dagster_run
-        seconds = time.time() - record.update_timestamp.replace(tzinfo=UTC).timestamp()
-        reason = launcher.lost_start(run, seconds)
-        current = context.instance.get_run_by_id(run.run_id)
-        if reason is not None and current is not None and current.status is DagsterRunStatus.STARTING:
-            context.instance.report_run_failed(run, reason)
-            said.append(f"Run {run.run_id} never began: {reason}")
-    return SkipReason("; ".join(said) or "No start is lost.")
 
 
 def _tag_outcome(context: RunStatusSensorContext, status: JobStatus) -> None:

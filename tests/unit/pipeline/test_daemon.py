@@ -22,6 +22,7 @@ def _as_shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sensor, "MIN_INTERVAL_LOOP_TIME", sensor.MIN_INTERVAL_LOOP_TIME)
     monkeypatch.setattr(controller, "QueuedRunCoordinatorDaemon", controller.QueuedRunCoordinatorDaemon)
     monkeypatch.setattr(controller, "EventLogConsumerDaemon", controller.EventLogConsumerDaemon)
+    monkeypatch.setattr(controller, "MonitoringDaemon", controller.MonitoringDaemon)
     monkeypatch.setattr(QueuedRunCoordinator, "submit_run", lambda _self, _context: "the run")
     yield
     daemon._run_submitted.clear()
@@ -50,6 +51,7 @@ def test_the_loop_reads_the_constant_at_every_turn(monkeypatch: pytest.MonkeyPat
         (sensor, "MIN_INTERVAL_LOOP_TIME", daemon.quicken_sensor_loop),
         (controller, "QueuedRunCoordinatorDaemon", daemon.quicken_run_queue),
         (controller, "EventLogConsumerDaemon", daemon.quicken_retries),
+        (controller, "MonitoringDaemon", daemon.watch_lost_starts),
     ],
 )
 def test_what_an_upgrade_took_away_is_one_warning(
