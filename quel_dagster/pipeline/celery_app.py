@@ -5,11 +5,14 @@ Importing this module starts a worker process, so the environment is read here.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-from celery.signals import worker_init, worker_process_init, worker_process_shutdown, worker_shutting_down
+from celery.signals import task_postrun, worker_init, worker_process_init, worker_process_shutdown, worker_shutting_down
 from dagster import DagsterInstance
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
@@ -23,6 +26,20 @@ from quel_dagster.pipeline.launcher import CELERY_SETTINGS
 from quel_dagster.pipeline.outages import outlast_outages
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
+
+#: What runs import where they first need it: once in the parent is cheaper than in every child.
+LATE_IMPORTS = (
+    "anyio.streams.memory",
+    "dagster_async_executor.executor",
+    "fsspec.implementations.local",
+    "httpcore2",
+    "psycopg",
+    "psycopg2.extras",
+    "upath",
+)
+#: glibc gives each of many threads a heap of its own, and takes back little of what pictures needed there.
+MEMORY_ARENAS = 2
+_M_ARENA_MAX = -8
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +68,10 @@ def load(**_: Any) -> None:
     from quel_dagster.definitions import defs  # noqa: PLC0415  whoever only looks at the application needs them not
 
     defs.get_repository_def().get_all_jobs()
+    for name in LATE_IMPORTS:
+        import_module(name)
+    with suppress(AttributeError, OSError):  # another C library: it has ways of its own
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, MEMORY_ARENAS)
     # A collection in a child would touch, and so copy, every page of what it shares.
     gc.collect()
     gc.freeze()
@@ -65,6 +86,13 @@ def warm(**_: Any) -> None:
     process.run(process.studio.parts.database.ensure_schema)
     with DagsterInstance.get() as instance:
         instance.get_runs(limit=1)
+
+
+@task_postrun.connect  # type: ignore[untyped-decorator]
+def give_back(**_: Any) -> None:
+    """Return the memory that the run's pictures needed; the C library would keep it for the next run."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -154,11 +154,11 @@ def schema_sql(name: str) -> str:
 class Database:
     """The tables of domain.md §2 and our own schema."""
 
-    def __init__(self, url: str, *, pool_size: int = 5, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(self, url: str, *, pool_size: int = 2, retry_seconds: float = RETRY_SECONDS) -> None:
         """
         Args:
             url: `postgresql://…`; any driver part is replaced.
-            pool_size: connections kept open; twice as many are opened under load.
+            pool_size: connections kept open; up to eight more are opened under load.
             retry_seconds: how long a call outlasts a database that is away; a person at a prompt waits less.
 
         Raises:
@@ -170,7 +170,7 @@ class Database:
             self.url.url,
             isolation_level="AUTOCOMMIT",  # a call is one statement: no BEGIN and COMMIT round trips
             pool_size=pool_size,
-            max_overflow=pool_size,
+            max_overflow=8,
             pool_recycle=1800,
             connect_args={
                 "connect_timeout": 10,
