@@ -56,7 +56,7 @@ class Backlog:
     """What was measured."""
 
     jobs: int
-    #: ticks while ids waited
+    #: ticks that asked for runs
     ticks: Sequence[Tick]
     #: jobs a second over the first tenth and the last
     first: float
@@ -183,13 +183,13 @@ def _name(command: Sequence[str]) -> str:
 
 
 def ticks_between(instance: DagsterInstance, start: float, end: float) -> list[Tick]:
-    """The queue sensor's ticks that began in this time."""
+    """The queue sensor's ticks that began in this time and asked for runs; the others wait for ids or for room."""
     (state,) = [state for state in instance.all_instigator_state() if state.instigator_name == SENSOR]
     ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=start, before=end)
     return [
         Tick(seconds=tick.end_timestamp - tick.timestamp, runs=len(tick.run_ids))
         for tick in ticks
-        if tick.end_timestamp is not None
+        if tick.end_timestamp is not None and tick.run_ids
     ]
 
 
@@ -228,7 +228,7 @@ def show(found: Backlog) -> str:
     largest = sorted(found.growth, key=lambda process: -process.megabytes)[:5]
     return "\n".join(
         [
-            f"{found.jobs} ids of one-picture jobs wait, {len(found.ticks)} ticks while they do",
+            f"{found.jobs} ids of one-picture jobs wait, {len(found.ticks)} ticks ask for runs",
             f"tick             median {statistics.median(seconds):.2f} s, slowest {seconds[-1]:.2f} s,"
             f" {max(tick.runs for tick in found.ticks)} runs at most",
             f"jobs a second    first tenth {found.first:.2f}, last tenth {found.last:.2f}: {found.ratio:.2f} ×",
