@@ -94,7 +94,9 @@ async def _count(
     client = await at.client()
     try:
         with at.dagster() as instance:
-            await client.run(2)
+            for size in (20, 4):  # open every connection that a job needs
+                job_id, _wall = await client.run(size)
+                await at.runs_finished(instance, [job_id])
             found: tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]] = ({}, {})
             for per_unit, counts in zip((2, 1), found, strict=True):
                 for size in sizes:
