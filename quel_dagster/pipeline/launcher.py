@@ -89,12 +89,13 @@ class QuelRunLauncher(CeleryRunLauncher):
             return CheckRunHealthResult(WorkerStatus.UNKNOWN, "The run has no Celery task.")
         result = self.celery.AsyncResult(task_id)
         state, info = result.state, result.info
-        if state == "SUCCESS":
-            return CheckRunHealthResult(WorkerStatus.SUCCESS)
         if state == "FAILURE":
             return CheckRunHealthResult(WorkerStatus.FAILED, "Its process died: the Celery task failed.")
         if self._leases is not None and self._leases.is_live(run.run_id):
             return self._well(run)
+        if state == "SUCCESS":
+            # Dagster ignores a second start of a run and calls that a success; the first may have died since.
+            return self._suspect(run, "The Celery task is over, the run is not, and it holds no live lease.")
         host = _host(state, info)
         if host is None:
             return self._suspect(run, f"The Celery task is {state}, its worker unknown, and it holds no live lease.")

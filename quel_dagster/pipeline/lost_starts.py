@@ -16,6 +16,8 @@ from quel_dagster.pipeline.launcher import QuelRunLauncher
 
 #: how often a run was queued again
 LOST_STARTS_TAG = "quel/lost_starts"
+#: A worker that is busy may be late with its answer: only what looks lost for so long is.
+SURE_SECONDS = 3.0
 #: A run that kills whoever begins it ends as any other that died.
 MOST_LOST_STARTS = 5
 
@@ -26,6 +28,8 @@ class LostStarts:
     def __init__(self) -> None:
         #: run and task → when it was first seen starting (monotonic seconds)
         self._seen: dict[tuple[str, str], float] = {}
+        #: likewise, when it first looked lost
+        self._suspected: dict[tuple[str, str], float] = {}
 
     def look(self, instance: DagsterInstance) -> Iterator[str]:
         """Queue again what is lost; a line about each."""
@@ -35,10 +39,16 @@ class LostStarts:
         starting = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTING]))
         now = time.monotonic()
         self._seen = {key: self._seen.get(key, now) for key in map(_key, starting)}
+        self._suspected = {key: since for key, since in self._suspected.items() if key in self._seen}
         for run in starting:
             reason = launcher.lost_start(run, now - self._seen[_key(run)])
+            if reason is None:
+                self._suspected.pop(_key(run), None)
+                continue
+            if now - self._suspected.setdefault(_key(run), now) < SURE_SECONDS:
+                continue
             current = instance.get_run_by_id(run.run_id)
-            if reason is None or current is None or current.status is not DagsterRunStatus.STARTING:
+            if current is None or current.status is not DagsterRunStatus.STARTING:
                 continue
             times = int(run.tags.get(LOST_STARTS_TAG, 0)) + 1
             if times > MOST_LOST_STARTS:

@@ -82,12 +82,11 @@ def empty_job() -> None:
 @pytest.mark.parametrize(
     ("celery", "status", "words"),
     [
-        (Celery("SUCCESS"), WorkerStatus.SUCCESS, None),
         (Celery("FAILURE"), WorkerStatus.FAILED, "failed"),
         (Celery("STARTED", {"hostname": "w@h"}, {"w@h": {"t": ["active", {}]}}), WorkerStatus.RUNNING, None),
         (Celery("STARTED", {"hostname": "w@h"}, {"w@h": {}}), WorkerStatus.FAILED, "w@h no longer has this run"),
     ],
-    ids=["done", "failed", "busy", "lost"],
+    ids=["failed", "busy", "lost"],
 )
 def test_the_health_of_a_run(celery: Celery, status: WorkerStatus, words: str | None) -> None:
     made = launcher()
@@ -109,10 +108,11 @@ class Leases:
         return self.live
 
 
-GONE = [Celery("STARTED", {"hostname": "w@h"}, None), Celery("PENDING")]
+#: nothing here says that somebody works on the run: the last is a second start of it, which Dagster ignored
+GONE = [Celery("STARTED", {"hostname": "w@h"}, None), Celery("PENDING"), Celery("SUCCESS")]
 
 
-@pytest.mark.parametrize("celery", GONE, ids=["silent", "forgotten"])
+@pytest.mark.parametrize("celery", GONE, ids=["silent", "forgotten", "over"])
 def test_a_run_that_nobody_answers_for_is_given_up_after_a_moment(
     celery: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_run_that_nobody_answers_for_is_given_up_after_a_moment(
     assert "no live lease" in (health.msg or "")
 
 
-@pytest.mark.parametrize("celery", GONE, ids=["silent", "forgotten"])
+@pytest.mark.parametrize("celery", GONE, ids=["silent", "forgotten", "over"])
 def test_whoever_renews_the_lease_is_well_and_no_suspicion_stays(
     celery: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     made = launcher()
     monkeypatch.setattr(made, "lost_start", lambda run, _seconds: REASON if run.run_id in lost else None)
     monkeypatch.setattr(DagsterInstance, "run_launcher", property(lambda _self: made))
+    monkeypatch.setattr(lost_starts, "SURE_SECONDS", 0.0)
     return lost
 
 
@@ -83,6 +84,22 @@ def test_one_that_kills_whoever_begins_it_is_failed_at_last(
     instance.report_dagster_event(again, run_id=run.run_id)
     list(watch.look(instance))
     assert now(instance, run).status is DagsterRunStatus.FAILURE
+
+
+def test_a_worker_may_be_late_with_its_answer(
+    instance: DagsterInstance, lost: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_starts, "SURE_SECONDS", 3.0)
+    clock = iter([0.0, 2.0, 4.0, 6.0, 8.0])
+    monkeypatch.setattr(lost_starts.time, "monotonic", lambda: next(clock))
+    run, watch = starting(instance), LostStarts()
+    lost.add(run.run_id)
+    assert [*watch.look(instance), *watch.look(instance)] == []
+    lost.clear()
+    assert list(watch.look(instance)) == []
+    lost.add(run.run_id)
+    assert list(watch.look(instance)) == [], "the doubt begins anew"
+    assert now(instance, run).status is DagsterRunStatus.STARTING
 
 
 def test_how_long_it_has_been_starting_is_told_by_the_daemons_own_clock(
