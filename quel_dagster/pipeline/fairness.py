@@ -27,6 +27,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from quel_dagster.adapters.database.store import JobDescription
 from quel_dagster.adapters.queue import job_id_of
+from quel_dagster.jobs.model import JobStatus
 from quel_dagster.settings import Settings
 
 #: Runs that wait in Dagster's queue, at most: enough for a burst, few enough to be read at every look.
@@ -41,6 +42,7 @@ AGED = timedelta(seconds=60)
 MEMBER_TAG = "quel/member_id"
 PRIORITY_TAG = "dagster/priority"
 SMALL_FIRST = "1"
+BEGUN_FIRST = "2"
 
 #: member id; "" for ids without a member, a row, or any sense
 Lane = str
@@ -162,6 +164,11 @@ class Lanes:
 
 
 def priority_tags(job: JobDescription, load: Load, settings: Settings) -> dict[str, str]:
-    """A small job starts before larger ones, unless one of those has waited for long (F5)."""
+    """A job that was begun goes on before others begin: a worker that stops hands it over, the sweep finds it.
+
+    A small job starts before larger ones, unless one of those has waited for long (F5).
+    """
+    if job.job_status == JobStatus.PROCESSING:
+        return {PRIORITY_TAG: BEGUN_FIRST}
     small = 0 < job.total_images <= settings.small_job_pictures
     return {PRIORITY_TAG: SMALL_FIRST} if small and not load.aged else {}

@@ -287,6 +287,19 @@ def grow_older(instance: DagsterInstance, job_id: UUID) -> None:
         )
 
 
+def test_a_job_that_was_begun_goes_on_before_others_begin(
+    limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
+) -> None:
+    """A worker that stops hands its jobs over; the sweep pushes those of one that died."""
+    url = worker["DATABASE_URL"]
+    (waiting,), (begun,) = jobs_of_members(url, 1)[0], jobs_of_members(url, 1, total_images=40)[0]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("update quel_production_jobs set job_status = 'processing' where job_id = %s", (begun,))
+    queue.push(waiting, begun)
+    enqueue(limited, asked_for(limited))
+    assert dequeued(limited) == [begun, waiting]
+
+
 def test_a_small_job_starts_before_a_large_one_until_that_has_waited(
     limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
 ) -> None:
