@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 import traceback
@@ -57,6 +58,7 @@ def main() -> int:
     if unknown := set(rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     places = {**ROWS, **FULL} if arguments.full else ROWS
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is stopped
     begun = time.monotonic()
     machine = Machine.look()
     figures = [measure(row, places[row], quick=arguments.quick) for row in rows]
