@@ -26,9 +26,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.errors import DagsterInvalidSubsetError
+from dagster._core.execution.plan.resume_retry import ReexecutionStrategy
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, DagsterRun, RunRecord
-from dagster._core.storage.tags import RETRY_NUMBER_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import RETRY_NUMBER_TAG, RETRY_STRATEGY_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon import controller, sensor
 from dagster._daemon.auto_run_reexecution.auto_run_reexecution import filter_runs_to_should_retry, retry_run
@@ -166,6 +168,10 @@ class PromptRetryDaemon(EventLogConsumerDaemon):
     def _retry(self, run: DagsterRun, context: IWorkspaceProcessContext[Any]) -> None:
         try:
             retry_run(run, context)
+        except DagsterInvalidSubsetError:
+            # Every step was done, only the run's end was not told: nothing is left but to look once more at all of it.
+            context.instance.add_run_tags(run.run_id, {RETRY_STRATEGY_TAG: ReexecutionStrategy.ALL_STEPS.name})
+            self._waiting.setdefault(run.run_id, time.monotonic() + RETRY_PATIENCE_SECONDS)
         except Exception:
             known = run.run_id in self._waiting
             until = self._waiting.setdefault(run.run_id, time.monotonic() + RETRY_PATIENCE_SECONDS)

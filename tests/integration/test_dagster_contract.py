@@ -21,9 +21,10 @@ PRIVATE = re.compile(r"^(dagster(_celery|_postgres|_shared|_async_executor|_webs
 
 #: What our modules import from where, beyond `from dagster import …`.
 IMPORTS = {
-    "dagster._core.errors": {"DagsterError", "DagsterHomeNotSetError"},
+    "dagster._core.errors": {"DagsterError", "DagsterHomeNotSetError", "DagsterInvalidSubsetError"},
     "dagster._core.events": {"ASSET_CHECK_EVENTS", "ASSET_EVENTS", "RunFailureReason"},
     "dagster._core.events.log": {"EventLogEntry"},
+    "dagster._core.execution.plan.resume_retry": {"ReexecutionStrategy"},
     "dagster._core.execution.retries": {"auto_reexecution_should_retry_run"},
     "dagster._core.launcher": {"CheckRunHealthResult", "WorkerStatus"},
     "dagster._core.run_coordinator": {"QueuedRunCoordinator", "SubmitRunContext"},
@@ -36,6 +37,7 @@ IMPORTS = {
     "dagster._core.storage.tags": {
         "RETRY_NUMBER_TAG",
         "RETRY_ON_ASSET_OR_OP_FAILURE_TAG",
+        "RETRY_STRATEGY_TAG",
         "RUN_FAILURE_REASON_TAG",
         "WILL_RETRY_TAG",
     },

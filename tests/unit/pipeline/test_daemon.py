@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job, op
+from dagster._core.errors import DagsterInvalidSubsetError
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._daemon import controller, sensor
 
@@ -142,6 +143,25 @@ def test_a_retry_that_cannot_be_made_now_is_made_later(monkeypatch: pytest.Monke
         list(retries.run_iteration(context))
         assert not answers
         assert len(retried) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")
+def test_a_run_that_died_when_all_its_steps_were_done_is_retried_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with DagsterInstance.ephemeral(settings={"run_retries": {"enabled": True, "max_retries": 3}}) as instance:
+        retried: list[str | None] = []
+
+        def retry_run(run: DagsterRun, _context: Any) -> None:
+            retried.append(run.tags.get("dagster/retry_strategy"))
+            if retried == [None]:
+                raise DagsterInvalidSubsetError("No steps needed to be retried in the failed run.")
+
+        monkeypatch.setattr(daemon, "retry_run", retry_run)
+        retries = daemon.PromptRetryDaemon()
+        run = instance.create_run_for_job(empty_job, status=DagsterRunStatus.STARTED)
+        retries._retry(run, SimpleNamespace(instance=instance))  # type: ignore[arg-type]
+        list(retries.run_iteration(SimpleNamespace(instance=instance)))  # type: ignore[arg-type]
+        assert retried == [None, "ALL_STEPS"]
+        assert not retries._waiting
 
 
 @pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")
