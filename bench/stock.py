@@ -96,9 +96,11 @@ def _stock(at: Installation) -> Iterator[None]:
             ("code-server", [*server, "--host", "127.0.0.1", "--port", str(port)]),
             ("daemon", ["dagster._daemon", "run", "--workspace", str(home / "workspace.yaml")]),
         ):
-            exits.callback(_end, _start(command, environment, at.home / f"stock-{name}.log"))
+            log = at.home / f"stock-{name}.log"
+            process = _start(command, environment, log)
+            exits.callback(_end, process)
             if name == "code-server":
-                _wait_port(port)
+                _wait_port(port, process, log)
         yield
 
 
@@ -114,13 +116,13 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
         )
 
 
-def _wait_port(port: int, seconds: float = 90.0) -> None:
+def _wait_port(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
-        if time.monotonic() > deadline:
-            raise RuntimeError("The stock code server did not start.")
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"The stock code server did not start: {log.read_text()[-800:]}")
         time.sleep(0.1)
 
 

@@ -26,22 +26,25 @@ class StepStudio(StudioResource):
         process.close()
 
 
-_EVERYTHING = build_defs(
-    resource_overrides={"studio": StepStudio()},
-    executor=multiprocess_executor.configured(
-        {
-            "max_concurrent": Settings.read().max_concurrent_images + STEPS_AHEAD,
-            "start_method": {"forkserver": {"preload_modules": ["bench.stock_definitions"]}},
-        },
-        "stock_executor",
-    ),
-)
+def stock() -> Definitions:
+    """With nothing beside the queue's own sensor, so that no other one is in its way."""
+    everything = build_defs(
+        resource_overrides={"studio": StepStudio()},
+        executor=multiprocess_executor.configured(
+            {
+                "max_concurrent": Settings.read().max_concurrent_images + STEPS_AHEAD,
+                "start_method": {"forkserver": {"preload_modules": ["bench.stock_definitions"]}},
+            },
+            "stock_executor",
+        ),
+    )
+    return Definitions(
+        assets=[*source_tables, results],
+        jobs=[image_job],
+        sensors=[jobs_queue_sensor],
+        resources=everything.resources,
+        executor=everything.executor,
+    )
 
-# Nothing beside the queue's own sensor, so that no other one is in its way.
-defs = Definitions(
-    assets=[*source_tables, results],
-    jobs=[image_job],
-    sensors=[jobs_queue_sensor],
-    resources=_EVERYTHING.resources,
-    executor=_EVERYTHING.executor,
-)
+
+defs = stock()
