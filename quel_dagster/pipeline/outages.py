@@ -1,9 +1,9 @@
-"""What a run reads and writes of Dagster's own, outlasting a PostgreSQL that is away.
+"""What is read and written of Dagster's own, outlasting a PostgreSQL that is away.
 
 A restart of PostgreSQL takes seconds. Statements of ours are tried again for a minute; those of Dagster's would fail
 the step that needed them, and a whole run with it, in the middle of pictures that are paid for. So in a worker its
-storage tries again as long. Only what may be done twice: looks, and writes that say the same again. An event whose
-answer was lost may so stand on a run's page twice.
+storage tries again as long, and elsewhere, where a person or a loop waits, for a few seconds. Only what may be done
+twice: looks, and writes that say the same again. An event whose answer was lost may so stand on a run's page twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 
-OUTAGE_SECONDS = 60.0
+#: in a worker, and elsewhere
+OUTAGE_SECONDS, BLINK_SECONDS = 60.0, 5.0
 PAUSE_SECONDS = 0.5
 
 #: the database that is away, and not the statement that is wrong
@@ -31,28 +32,27 @@ _REPEATABLE = {"add_run_tags", "handle_run_event"}
 P = ParamSpec("P")
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_outlasting = False
+_patience = BLINK_SECONDS
 _inside = threading.local()
 
 
 def outlast_outages() -> None:
-    """From now on, storages that are opened in this process outlast outages."""
-    global _outlasting  # noqa: PLW0603  a property of the process, like its signal handlers
-    _outlasting = True
+    """From now on, storages that are opened in this process outlast outages of a minute: it is a worker."""
+    global _patience  # noqa: PLW0603  a property of the process, like its signal handlers
+    _patience = OUTAGE_SECONDS
 
 
 def outlasting(storage: DagsterPostgresStorage) -> DagsterPostgresStorage:
-    """This storage, outlasting outages if this process does."""
-    if _outlasting:
-        for part in (storage.run_storage, storage.event_log_storage):
-            for name in dir(type(part)):
-                repeatable = name.startswith(_REPEATABLE_PREFIXES) or name in _REPEATABLE
-                if repeatable and callable(getattr(type(part), name)):  # `has_instance` is a property
-                    setattr(part, name, tried_again(getattr(part, name)))
+    """This storage, outlasting outages as long as this process does."""
+    for part in (storage.run_storage, storage.event_log_storage):
+        for name in dir(type(part)):
+            repeatable = name.startswith(_REPEATABLE_PREFIXES) or name in _REPEATABLE
+            if repeatable and callable(getattr(type(part), name)):  # `has_instance` is a property
+                setattr(part, name, tried_again(getattr(part, name), seconds=_patience))
     return storage
 
 
-def tried_again(act: Callable[P, T], *, seconds: float = OUTAGE_SECONDS) -> Callable[P, T]:
+def tried_again(act: Callable[P, T], *, seconds: float) -> Callable[P, T]:
     """`act`, again for so long while the database is away; what is inside another such call is not."""
 
     @wraps(act)

@@ -7,17 +7,22 @@ process keeps a few, shared by all that it does.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
+import time
 from typing import Any
 
+import psycopg2  # type: ignore[import-untyped]
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 #: Connections that a process keeps; more are opened while it does more at a time.
 KEPT = 2
+#: A connection that was not used for so long is asked before it is used again.
+RESTED_SECONDS = 1.0
 _engines: dict[tuple[int, str], Engine] = {}
 _lock = threading.Lock()
 
@@ -51,14 +56,20 @@ def _engine(url: str) -> Engine:
         pool_use_lifo=True,  # what is not needed grows old and is recycled
         connect_args={"application_name": "dagster"},
     )
+    event.listen(engine, "checkin", _note_idle)
     event.listen(engine, "checkout", _check)
     return engine
 
 
-def _check(connection: Any, _record: Any, _proxy: Any) -> None:
-    """Refuse a kept connection that the server has closed, so that another is opened; asks nobody, so it takes no time.
+def _note_idle(_connection: Any, record: Any) -> None:
+    record.info["idle_since"] = time.monotonic()
 
-    Between statements a server has nothing to say but goodbye.
+
+def _check(connection: Any, record: Any, _proxy: Any) -> None:
+    """Refuse a kept connection that the server has closed, so that another is opened.
+
+    Between statements a server has nothing to say but goodbye, which is seen without asking. What lies between may
+    keep a goodbye to itself, though: a connection that has rested is asked.
 
     Raises:
         DisconnectionError: as the pool expects it.
@@ -69,3 +80,9 @@ def _check(connection: Any, _record: Any, _proxy: Any) -> None:
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):
         raise DisconnectionError
+    if time.monotonic() - record.info.get("idle_since", math.inf) > RESTED_SECONDS:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("select 1")
+        except psycopg2.Error:
+            raise DisconnectionError from None

@@ -30,6 +30,7 @@ from pathlib import Path
 from uuid import UUID
 
 from quel_dagster.adapters.database.store import Database
+from quel_dagster.settings import Settings
 from tests.faults.desk import Desk, eventually, say
 from tests.faults.installation import ROOT, Installation, installation
 
@@ -151,7 +152,15 @@ async def _inside(site: Installation, prefix: str) -> dict[str, object]:
         await desk.aclose()
 
 
+def _forget_settings() -> None:
+    """An installation of the shell's, or of the tests around, is none of these machines."""
+    names = {field.alias for field in Settings.model_fields.values()}
+    for name in [name for name in os.environ if name in names or name.startswith(("DAGSTER_", "CELERY_"))]:
+        del os.environ[name]
+
+
 def main() -> int:
+    _forget_settings()
     prefix = os.environ.get(INSIDE)
     if prefix is None:
         if reason := missing():

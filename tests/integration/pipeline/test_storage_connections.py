@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from quel_dagster.pipeline import storage_connections
 from quel_dagster.pipeline.redacted_storage import RedactedStorage
 from quel_dagster.pipeline.storage_connections import keep_connections
 from quel_dagster.sandbox.endpoints import Endpoints
@@ -42,6 +43,26 @@ def test_a_connection_that_the_server_closed_is_replaced_unseen(storage: Redacte
     first = backend(storage)
     with psycopg.connect(endpoints.dagster_postgres_url.replace("+psycopg2", ""), autocommit=True) as other:
         other.execute("select pg_terminate_backend(%s, 5000)", (first,))
+    assert backend(storage) != first
+
+
+class _Deaf:
+    """Hears no goodbye, as behind something that keeps it to itself."""
+
+    def register(self, *_: object) -> None: ...
+
+    def poll(self, _timeout: int) -> list[object]:
+        return []
+
+
+def test_a_connection_that_rested_is_asked_since_a_goodbye_may_be_lost_on_the_way(
+    storage: RedactedStorage, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = backend(storage)
+    with psycopg.connect(endpoints.dagster_postgres_url.replace("+psycopg2", ""), autocommit=True) as other:
+        other.execute("select pg_terminate_backend(%s, 5000)", (first,))
+    monkeypatch.setattr(storage_connections.select, "poll", _Deaf)
+    monkeypatch.setattr(storage_connections, "RESTED_SECONDS", 0.0)
     assert backend(storage) != first
 
 

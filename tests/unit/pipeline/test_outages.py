@@ -31,7 +31,7 @@ def failing(*errors: Exception) -> Callable[[], str]:
 
 
 def test_a_database_that_comes_back_is_waited_for() -> None:
-    assert outages.tried_again(failing(AWAY, AWAY))() == "answer"
+    assert outages.tried_again(failing(AWAY, AWAY), seconds=60)() == "answer"
 
 
 def test_a_database_that_stays_away_is_given_up() -> None:
@@ -41,18 +41,18 @@ def test_a_database_that_stays_away_is_given_up() -> None:
 
 def test_a_wrong_statement_fails_at_once() -> None:
     with pytest.raises(ProgrammingError):
-        outages.tried_again(failing(ProgrammingError("selct", {}, Exception("syntax"))))()
+        outages.tried_again(failing(ProgrammingError("selct", {}, Exception("syntax"))), seconds=60)()
 
 
 def test_a_call_within_another_leaves_the_waiting_to_that_one() -> None:
-    inner = outages.tried_again(failing(AWAY))
+    inner = outages.tried_again(failing(AWAY), seconds=60)
     tries: list[int] = []
 
     def outer() -> str:
         tries.append(1)
         return inner()
 
-    assert outages.tried_again(outer)() == "answer"
+    assert outages.tried_again(outer, seconds=60)() == "answer"
     assert len(tries) == 2
 
 
@@ -73,15 +73,21 @@ class Part:
         return False
 
 
-def test_only_a_process_that_was_told_waits_and_only_for_what_may_be_done_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def storage() -> Any:
-        return outages.outlasting(SimpleNamespace(run_storage=Part(), event_log_storage=Part()))  # type: ignore[arg-type]
+def storage() -> Any:
+    return outages.outlasting(SimpleNamespace(run_storage=Part(), event_log_storage=Part()))  # type: ignore[arg-type]
 
-    with pytest.raises(OperationalError):
-        storage().run_storage.get_run_by_id()
-    monkeypatch.setattr(outages, "_outlasting", True)
+
+def test_only_what_may_be_done_twice_is() -> None:
     assert storage().run_storage.get_run_by_id() == "answer"
     with pytest.raises(OperationalError):
         storage().run_storage.add_run()
+
+
+def test_a_worker_waits_longer_than_a_page_or_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "_patience", outages.BLINK_SECONDS)
+    clock = iter([0.0, outages.BLINK_SECONDS, 100.0, 100.0 + outages.BLINK_SECONDS])
+    monkeypatch.setattr(outages.time, "monotonic", lambda: next(clock))
+    with pytest.raises(OperationalError):
+        storage().run_storage.get_run_by_id()
+    outages.outlast_outages()
+    assert storage().run_storage.get_run_by_id() == "answer"
