@@ -66,7 +66,7 @@ def d1(*, quick: bool) -> Figure:
         "round trips of our own statements to PostgreSQL per picture, Dagster's event log apart",
         "≤ 2",
         f"{slope:.2f} a picture and {job:.0f} a job; a job of 20 pictures, all in all: {whole:.2f} a picture",
-        slope <= 2 and whole <= 2,
+        0 < slope <= 2 and whole <= 2,
         "Messages of the worker's own connections that PostgreSQL answers (Query, Sync), counted by a proxy, and "
         "those of Dagster's storage beside them. One picture a unit, the dearest form: "
         f"{slope_alone:.2f} a picture.\n\n"
