@@ -11,9 +11,7 @@ and who paid for them is in the web app's tables alone.
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,17 +22,14 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_connection
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from typing_extensions import override
+
+from quel_dagster.pipeline.outages import OUTAGE_SECONDS, tried_again
 
 #: Events are gathered for this long; nobody reads a page faster.
 GATHER_SECONDS = 0.1
-#: How long writing outlasts a PostgreSQL that is away, as the statements of our own do.
-RETRY_SECONDS = 60.0
-PAUSE_SECONDS = 0.5
 
 Row = dict[str, Any]
-_log = logging.getLogger(__name__)
 _gathering = False
 
 
@@ -52,15 +47,15 @@ class EventWriter:
         write: Callable[[Sequence[Row]], None],
         *,
         gather_seconds: float = GATHER_SECONDS,
-        retry_seconds: float = RETRY_SECONDS,
+        retry_seconds: float = OUTAGE_SECONDS,
     ) -> None:
-        """`write` is called on the thread; a DBAPIError of it is tried again for `retry_seconds`."""
-        self._write = write
+        """`write` is called on the thread, again for `retry_seconds` while the database is away."""
+        self._write = tried_again(write, seconds=retry_seconds)
         self._gather_seconds = gather_seconds
         self._retry_seconds = retry_seconds
         self._rows: list[Row] = []
         self._added = self._written = 0
-        self._error: DBAPIError | None = None
+        self._error: Exception | None = None
         self._changed = threading.Condition()
         self._some = threading.Event()
         self._hurry = threading.Event()
@@ -72,7 +67,7 @@ class EventWriter:
         """Have this written soon.
 
         Raises:
-            DBAPIError: earlier rows could not be written, and are lost.
+            Exception: why earlier rows could not be written; they are lost.
         """
         with self._changed:
             self._raise_error()
@@ -84,7 +79,7 @@ class EventWriter:
         """Return when everything that was added is written.
 
         Raises:
-            DBAPIError: it could not be.
+            Exception: why it could not be.
         """
         with self._changed:
             wanted = self._added
@@ -124,19 +119,13 @@ class EventWriter:
                 self._error = error or self._error
                 self._changed.notify_all()
 
-    def _try(self, rows: Sequence[Row]) -> DBAPIError | None:
-        """Write, again while the database is away; why it could not be done."""
-        until = time.monotonic() + self._retry_seconds
-        while True:
-            try:
-                self._write(rows)
-            except DBAPIError as error:
-                if time.monotonic() >= until:
-                    return error
-                _log.warning("Dagster's storage does not take events (%s); trying again", type(error.orig).__name__)
-                time.sleep(PAUSE_SECONDS)
-            else:
-                return None
+    def _try(self, rows: Sequence[Row]) -> Exception | None:
+        """Write; why it could not be done. The thread outlives every failure: somebody waits for its answer."""
+        try:
+            self._write(rows)
+        except Exception as error:  # noqa: BLE001  raised again where somebody says or asks something next
+            return error
+        return None
 
 
 class GatheredEvents(PostgresEventLogStorage):

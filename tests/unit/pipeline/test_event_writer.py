@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import OperationalError
 
 from quel_dagster.pipeline.event_writer import EventWriter, Row
@@ -76,7 +77,7 @@ def test_flushing_nothing_returns() -> None:
 
 
 def test_a_database_that_is_away_for_a_moment_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quel_dagster.pipeline.event_writer.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("quel_dagster.pipeline.outages.PAUSE_SECONDS", 0.01)
     table = Table(refusals=3)
     with writing(table, gather_seconds=0) as writer:
         writer.add({"number": 1})
@@ -93,3 +94,16 @@ def test_a_database_that_stays_away_is_told_once_to_whoever_comes_next() -> None
         writer.add({"number": 2})
         writer.flush()
     assert table.rows == [2]
+
+
+@pytest.mark.parametrize("error", [DagsterPostgresException("too many retries"), ValueError("no such column")])
+def test_no_failure_of_any_kind_leaves_whoever_asks_waiting(error: Exception) -> None:
+    def write(_rows: Sequence[Row]) -> None:
+        raise error
+
+    writer = EventWriter(write, gather_seconds=0, retry_seconds=0)
+    for number in range(2):
+        writer.add({"number": number})
+        with pytest.raises(type(error)):
+            writer.flush()
+    writer.close()
