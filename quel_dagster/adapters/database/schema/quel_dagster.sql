@@ -211,7 +211,6 @@ begin
          updated_at, production_idx, org_id, used_by_member_id, api_provider)
     values (gen_random_uuid(), p_member, 'DEDUCT', -p_price,
             least(v_balance, 2147483647),  -- the ledger's column is an int, the balances are not
-
             case when v_org is null then 'Generated With Image' else 'Organization Generated With Image' end,
             v_attach, v_now, v_now, v_job.production_id, v_org,
             case when v_org is null then null else p_member end, 'gemini-banana');
