@@ -17,7 +17,7 @@ from dagster import DagsterInstance, RunsFilter
 from bench.installation import Client, Installation, installation
 from bench.report import Figure, grid, median, p95
 from quel_dagster.adapters.queue import QUEUE
-from quel_dagster.pipeline.runs import JOB_ID_TAG
+from quel_dagster.pipeline.tags import JOB_ID_TAG
 
 WARM_UP = 3
 PARTS = ("claimed", "run created", "run started", "first request")

@@ -11,6 +11,7 @@ from pydantic import Field
 from quel_dagster.cli import connection
 from quel_dagster.errors import QuelError
 from quel_dagster.jobs.model import Value
+from quel_dagster.pipeline.tags import JOB_ID_TAG, OUTCOME_TAG
 from quel_dagster.settings import Settings
 
 
@@ -57,9 +58,6 @@ def _found(settings: Settings, job_ids: Sequence[UUID]) -> dict[UUID, tuple[JobR
     page = connection.web_ui(settings)
     with connection.dagster() as instance:
         from dagster import RunsFilter  # noqa: PLC0415  takes a second to import
-
-        from quel_dagster.pipeline.metadata import OUTCOME_TAG  # noqa: PLC0415
-        from quel_dagster.pipeline.runs import JOB_ID_TAG  # noqa: PLC0415
 
         records = instance.get_run_records(RunsFilter(tags={JOB_ID_TAG: [str(job_id) for job_id in job_ids]}))
         found: dict[UUID, list[JobRun]] = {}

@@ -16,7 +16,8 @@ from dagster import (
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from quel_dagster.errors import QuelError, SettingsError
-from quel_dagster.pipeline.runs import JOB_ID_TAG
+from quel_dagster.pipeline.runs import will_be_retried
+from quel_dagster.pipeline.tags import JOB_ID_TAG
 from quel_dagster.settings import Settings
 
 #: instead of a URL: write to this log
@@ -24,7 +25,6 @@ LOG = "log:"
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 5.0
 ALERT_SECONDS = 10
-WILL_RETRY_TAG = "dagster/will_retry"
 _log = logging.getLogger("quel.alerts")
 
 
@@ -39,9 +39,9 @@ def failure_alerts(settings: Settings) -> RunStatusSensorDefinition:
         description="Posts every run that failed for good to QUEL_ALERT_WEBHOOK_URL; off without it.",
     )
     def alert(context: RunStatusSensorContext) -> None:
-        run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
+        run = context.dagster_run
         url = Settings.read().alert_webhook_url
-        if run.tags.get(WILL_RETRY_TAG) == "true":
+        if will_be_retried(context.instance, run):
             context.log.info(f"Run {run.run_id} is retried.")
         elif url is None:
             context.log.warning("QUEL_ALERT_WEBHOOK_URL is not set.")

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
+from dagster._core.storage.tags import RUN_KEY_TAG
 from redis import RedisError
 from sqlalchemy import TextClause
 
@@ -40,10 +41,7 @@ from quel_dagster.errors import (
 from quel_dagster.jobs.model import Attach, JobStatus, Value
 from quel_dagster.jobs.pictures import MAX_BYTES, load_picture
 from quel_dagster.jobs.references import reference_key
-
-#: The tags of a run that matter here: its job, how it left it, and the delivery that it answers. Written by the queue
-#: sensor and by settle, which may both want an audit: nothing of theirs is imported.
-JOB_TAG, OUTCOME_TAG, RUN_KEY_TAG = "quel/job_id", "quel/outcome", "dagster/run_key"
+from quel_dagster.pipeline.tags import JOB_ID_TAG, OUTCOME_TAG, REFUSED
 
 INVARIANTS: Mapping[str, str] = {
     "I1": "The balance now is the balance then plus the sum of the ledger, for every organization and member.",
@@ -469,7 +467,7 @@ class _Work:
         async for record in _records(instance, RunsFilter(statuses=_LIVE)):
             run = record.dagster_run
             runs[run.run_id] = run.status
-            if job := run.tags.get(JOB_TAG):
+            if job := run.tags.get(JOB_ID_TAG):
                 runs_of[job].append(run.run_id)
         return cls(queue=snapshot, runs=runs, runs_of=runs_of)
 
@@ -631,14 +629,14 @@ class _RunEnds(_Check):
             filters = [RunsFilter(created_after=self.since)]
         else:
             pages = _pages([str(job_id) for job_id in job_ids], _RUNS_PER_PAGE)
-            filters = [RunsFilter(tags={JOB_TAG: page}) for page in pages]
+            filters = [RunsFilter(tags={JOB_ID_TAG: page}) for page in pages]
         last: dict[str, RunRecord] = {}
         for runs in filters:
             async for record in _records(instance, runs):  # newest first
                 tags = record.dagster_run.tags
                 begun = record.start_time is not None or record.dagster_run.status not in _FINISHED
-                if JOB_TAG in tags and tags.get(OUTCOME_TAG) != "refused" and begun:
-                    last.setdefault(tags[JOB_TAG], record)
+                if JOB_ID_TAG in tags and tags.get(OUTCOME_TAG) != REFUSED and begun:
+                    last.setdefault(tags[JOB_ID_TAG], record)
         return last
 
 

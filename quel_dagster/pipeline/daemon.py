@@ -41,7 +41,8 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from dagster._utils.error import serializable_error_info_from_exc_info
 from typing_extensions import override
 
-from quel_dagster.pipeline.lost_starts import LOST_STARTS_TAG, LostStarts
+from quel_dagster.pipeline.lost_starts import LostStarts
+from quel_dagster.pipeline.tags import LOST_STARTS_TAG
 
 #: seconds from the start of one look for due sensors to the start of the next
 SENSOR_LOOP_SECONDS = 0.2

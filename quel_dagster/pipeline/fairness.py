@@ -24,10 +24,12 @@ from uuid import UUID
 
 from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import PRIORITY_TAG
 
 from quel_dagster.adapters.database.store import JobDescription
 from quel_dagster.adapters.queue import job_id_of
 from quel_dagster.jobs.model import JobStatus
+from quel_dagster.pipeline.tags import MEMBER_TAG
 from quel_dagster.settings import Settings
 
 #: Runs that wait in Dagster's queue, at most: enough for a burst, few enough to be read at every look.
@@ -39,8 +41,6 @@ LOOK_AHEAD = 20_000
 ROWS_PER_TICK, ROWS_PER_QUERY = 2_000, 1_000
 AGED = timedelta(seconds=60)
 
-MEMBER_TAG = "quel/member_id"
-PRIORITY_TAG = "dagster/priority"
 SMALL_FIRST = "1"
 BEGUN_FIRST = "2"
 

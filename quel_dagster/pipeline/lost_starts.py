@@ -13,9 +13,8 @@ from dagster import DagsterEvent, DagsterInstance, DagsterRun, DagsterRunStatus,
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from quel_dagster.pipeline.launcher import QuelRunLauncher
+from quel_dagster.pipeline.tags import LOST_STARTS_TAG
 
-#: how often a run was queued again
-LOST_STARTS_TAG = "quel/lost_starts"
 #: A worker that is busy may be late with its answer: only what looks lost for so long is.
 SURE_SECONDS = 3.0
 #: A run that kills whoever begins it ends as any other that died.

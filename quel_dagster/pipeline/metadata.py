@@ -25,10 +25,21 @@ from dagster import (
     TableRecord,
     TableSchema,
 )
+from dagster._core.storage.tags import RETRY_NUMBER_TAG, RUN_KEY_TAG
 
 from quel_dagster.adapters.database.store import JobDescription
 from quel_dagster.jobs.model import Job, JobStatus, PartLayout, Unit
-from quel_dagster.pipeline.runs import JOB_ID_TAG
+from quel_dagster.pipeline.tags import (
+    CATEGORY_TAG,
+    DRY_RUN_TAG,
+    JOB_ID_TAG,
+    JOB_TYPE_TAG,
+    LAUNCH_TAG,
+    MEMBER_TAG,
+    ORG_TAG,
+    OUTCOME_TAG,
+    PRODUCTION_ID_TAG,
+)
 from quel_dagster.studio.outcomes import (
     JobOutcome,
     Moment,
@@ -50,15 +61,6 @@ ROWS, CELL = 120, 300
 TEXT = 8_000
 INPUT_BYTES = 60_000
 
-LAUNCH_TAG = "quel/launch"
-OUTCOME_TAG = "quel/outcome"
-#: Instead of quel/job_id: a dry run is none of the job's runs.
-DRY_RUN_TAG = "quel/dry_run_of"
-#: An outcome that was inherited with the tags of another run says nothing about this one.
-UNFINISHED = "unfinished"
-#: the outcome of a run that found another at work on its job
-REFUSED = "refused"
-
 Entries = dict[str, Any]
 
 
@@ -69,11 +71,11 @@ def run_tags(job: JobDescription | Job) -> dict[str, str]:
     """Tags by which a run is found."""
     tags = {
         JOB_ID_TAG: job.job_id,
-        "quel/production_id": job.production_id,
-        "quel/job_type": job.job_type,
-        "quel/category": job.production_path or "fashion",
-        "quel/member_id": job.member_id,
-        "quel/org_id": job.org_id,
+        PRODUCTION_ID_TAG: job.production_id,
+        JOB_TYPE_TAG: job.job_type,
+        CATEGORY_TAG: job.production_path or "fashion",
+        MEMBER_TAG: job.member_id,
+        ORG_TAG: job.org_id,
     }
     return {name: str(value) for name, value in tags.items() if value is not None}
 
@@ -86,13 +88,13 @@ def dry_run_tags(job: Job) -> dict[str, str]:
 
 def launch_tag(run: DagsterRun, took_over_from: str | None) -> str:
     """How this run came about: `queue`, `by hand`, `retry 1`, `rerun of …`, `takes over from …`, `closes …`."""
-    if retry := run.tags.get("dagster/retry_number"):
+    if retry := run.tags.get(RETRY_NUMBER_TAG):
         return f"retry {retry}"
     if run.parent_run_id:
         return f"rerun of {run.parent_run_id[:8]}"
     if took_over_from and took_over_from != run.run_id:
         return f"takes over from {took_over_from[:8]}"
-    return run.tags.get(LAUNCH_TAG, "queue") if "dagster/run_key" in run.tags else "by hand"
+    return run.tags.get(LAUNCH_TAG, "queue") if RUN_KEY_TAG in run.tags else "by hand"
 
 
 def outcome_tag(outcome: JobOutcome) -> str:
@@ -271,7 +273,7 @@ def of_production(
             "outcome": _made_of(outcome.completed, outcome.completed + outcome.failed),
             "error_message": outcome.error,
             **_durations(outcome, units, job, times),
-            "all_runs_of_this_production": _runs_link("quel/production_id", str(job.production_id)),
+            "all_runs_of_this_production": _runs_link(PRODUCTION_ID_TAG, str(job.production_id)),
             "repairs": _table(
                 ("path", "problem"), ({"path": repair.path, "problem": repair.problem} for repair in plan.repairs)
             )

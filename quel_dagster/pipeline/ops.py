@@ -27,14 +27,11 @@ from pydantic import Field
 from quel_dagster.errors import HandedOverError, JobCancelledError, JobNotFoundError, LeaseHeldError, QuelError
 from quel_dagster.jobs.model import Job, JobStatus
 from quel_dagster.pipeline import checks, metadata
-from quel_dagster.pipeline.metadata import DRY_RUN_TAG, LAUNCH_TAG
 from quel_dagster.pipeline.names import CREDITS, GENERATED_IMAGES, PRODUCTION_PHOTO
 from quel_dagster.pipeline.resources import QueueResource, StudioResource, in_words
-from quel_dagster.pipeline.runs import JOB_ID_TAG
+from quel_dagster.pipeline.tags import DRY_RUN_TAG, JOB_ID_TAG, LAUNCH_TAG, OUTCOME_TAG, REFUSED, UNFINISHED
 from quel_dagster.studio.outcomes import Planned, Ticket, UnitOutcome, UnitTask
 from quel_dagster.studio.rehearsal import look_up, rehearse
-
-OUTCOME_TAG = metadata.OUTCOME_TAG
 
 JOB_ID_DESCRIPTION = "The job_id of a row in quel_production_jobs (a UUID), as the web app pushes it onto jobs:queue."
 UNITS_DESCRIPTION = (
@@ -116,7 +113,7 @@ def _tag(context: OpExecutionContext, job: Job, took_over_from: str | None) -> N
     """A run launched by hand is found by its job as well, and every run says how it came about."""
     tags = {**metadata.run_tags(job), LAUNCH_TAG: metadata.launch_tag(context.run, took_over_from)}
     if OUTCOME_TAG in context.run.tags:  # of the run that this one repeats
-        tags[OUTCOME_TAG] = metadata.UNFINISHED
+        tags[OUTCOME_TAG] = UNFINISHED
     new = {name: value for name, value in tags.items() if context.run.tags.get(name) != value}
     if new:
         context.instance.add_run_tags(context.run_id, new)
@@ -127,7 +124,7 @@ def _tag_rerun(context: OpExecutionContext) -> None:
     run = context.run
     skipped = run.step_keys_to_execute is not None and not any("load_job" in key for key in run.step_keys_to_execute)
     if skipped and run.tags.get(LAUNCH_TAG) != (launch := metadata.launch_tag(run, None)):
-        context.instance.add_run_tags(run.run_id, {LAUNCH_TAG: launch, OUTCOME_TAG: metadata.UNFINISHED})
+        context.instance.add_run_tags(run.run_id, {LAUNCH_TAG: launch, OUTCOME_TAG: UNFINISHED})
 
 
 def _mark_dry_run(context: OpExecutionContext, tags: dict[str, str]) -> None:
@@ -257,7 +254,7 @@ async def settle(  # type: ignore[no-untyped-def]
 
 def _nothing_to_settle(context: OpExecutionContext, refused: str) -> None:
     context.log.info(f"Nothing to settle: {refused}")
-    context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: metadata.REFUSED})
+    context.instance.add_run_tags(context.run_id, {OUTCOME_TAG: REFUSED})
 
 
 def _times(context: OpExecutionContext) -> metadata.RunTimes | None:

@@ -7,7 +7,6 @@ A run status sensor that returns something has seen one run and waits for its ne
 on with the next run. So what the settle sensors have to say is in the log of their tick.
 """
 
-import time
 from collections.abc import Iterable
 from uuid import UUID
 
@@ -25,16 +24,16 @@ from dagster import (
     sensor,
 )
 from dagster._core.events import RunFailureReason
-from dagster._core.execution.retries import auto_reexecution_should_retry_run
-from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, RUN_FAILURE_REASON_TAG
 from redis import RedisError
 
 from quel_dagster.adapters.queue import unreachable
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.assets import image_job, run_config
-from quel_dagster.pipeline.metadata import LAUNCH_TAG, OUTCOME_TAG, REFUSED, UNFINISHED, run_tags
+from quel_dagster.pipeline.metadata import run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
-from quel_dagster.pipeline.runs import JOB_ID_TAG, live_jobs, runs_of
+from quel_dagster.pipeline.runs import live_jobs, runs_of, will_be_retried
+from quel_dagster.pipeline.tags import JOB_ID_TAG, LAUNCH_TAG, OUTCOME_TAG, REFUSED, UNFINISHED
 
 #: The web app writes the row before it pushes the id, and a tick takes a moment: no job is stranded before this.
 STRANDED_AFTER_SECONDS = 60.0
@@ -44,8 +43,6 @@ RETRY_GRACE_SECONDS = 60.0
 RECOVERIES = 3
 SWEEP_SECONDS = 20
 SETTLE_SECONDS = 5
-#: How long Dagster may take to write on a failed run whether it is retried.
-DECISION_SECONDS = 10.0
 #: Ends with which a run's FAILURE does not agree (I14).
 DONE = (JobStatus.COMPLETED, JobStatus.USER_CANCELLED)
 
@@ -61,7 +58,7 @@ DONE = (JobStatus.COMPLETED, JobStatus.USER_CANCELLED)
 )
 def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) -> RunRequest | None:
     run = context.dagster_run
-    if _will_be_retried(context.instance, run):
+    if will_be_retried(context.instance, run):
         context.log.info(f"Run {run.run_id} is retried.")
         return None
     reason = context.dagster_event.message or "its worker is gone"
@@ -90,7 +87,8 @@ def _closing_run(context: RunStatusSensorContext, studio: StudioResource) -> Run
     job_id = UUID(text)
     at_work = (found for found in runs_of(context.instance, [job_id])[job_id] if found.tags.get(OUTCOME_TAG) != REFUSED)
     job = studio.describe_jobs([job_id]).get(job_id)
-    if job is None or job.job_status not in DONE or next(at_work).run_id != run.run_id:
+    newest = next(at_work, None)
+    if job is None or job.job_status not in DONE or newest is None or newest.run_id != run.run_id:
         return None
     return RunRequest(
         run_key=f"close/{run.run_id}",
@@ -103,19 +101,6 @@ def _told_why(run: DagsterRun) -> bool:
     """Did an op of this run fail in words, and so end its job?"""
     in_an_op = run.tags.get(RUN_FAILURE_REASON_TAG) == RunFailureReason.STEP_FAILURE.value
     return in_an_op and run.tags.get(RETRY_ON_ASSET_OR_OP_FAILURE_TAG) == "false"
-
-
-def _will_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Dagster writes its decision on the run a moment after the event that woke this sensor."""
-    until = time.monotonic() + DECISION_SECONDS
-    while True:
-        current = instance.get_run_by_id(run.run_id) or run
-        decision = current.tags.get(WILL_RETRY_TAG)
-        if decision is not None:
-            return decision == "true"
-        if time.monotonic() > until:
-            return bool(auto_reexecution_should_retry_run(instance, current, None))
-        time.sleep(0.1)
 
 
 def _tag_outcome(context: RunStatusSensorContext, status: JobStatus) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
-from quel_dagster.pipeline.fairness import MEMBER_TAG
+from quel_dagster.pipeline.tags import MEMBER_TAG
 from quel_dagster.settings import Settings
 
 

@@ -14,13 +14,15 @@ from dagster import (
     SkipReason,
     sensor,
 )
+from dagster._core.storage.tags import RUN_KEY_TAG
 from redis import RedisError
 
 from quel_dagster.adapters.queue import Delivery, JobQueue, unreachable
 from quel_dagster.pipeline.assets import image_job, run_config
 from quel_dagster.pipeline.fairness import LOOK_AHEAD, Bounds, Lanes, Load, next_ids, priority_tags
-from quel_dagster.pipeline.metadata import LAUNCH_TAG, run_tags
+from quel_dagster.pipeline.metadata import run_tags
 from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.pipeline.tags import LAUNCH_TAG
 from quel_dagster.settings import Settings
 
 #: A tick blocks on Redis this long; the daemon starts the next one as soon as it ends.
@@ -29,7 +31,6 @@ WAIT_SECONDS = 5.0
 RUNS_PER_TICK = 20
 #: An id may be pushed a moment before its row is committed; this many looks, one a tick, then it is dead.
 LOOKS_FOR_A_ROW = 3
-RUN_KEY_TAG = "dagster/run_key"
 NOT_A_UUID = "not a UUID"
 NO_SUCH_ROW = "no such row in quel_production_jobs"
 NOTHING_WAITS = "No job id is waiting in jobs:queue."

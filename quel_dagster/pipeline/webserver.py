@@ -19,6 +19,7 @@ import logging
 import re
 from typing import Any
 
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from dagster_webserver import app
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
@@ -26,9 +27,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from typing_extensions import override
 
+from quel_dagster.pipeline.tags import JOB_TYPE_TAG, MEMBER_TAG, ORG_TAG, PRODUCTION_ID_TAG
+
 #: the key in local storage, of Dagster's useTagPinning
 HIDDEN_TAGS_KEY = "unpinned-tags"
-HIDDEN_TAGS = ("dagster-celery/task_id", "quel/job_type", "quel/member_id", "quel/org_id", "quel/production_id")
+HIDDEN_TAGS = (DAGSTER_CELERY_TASK_ID_TAG, JOB_TYPE_TAG, MEMBER_TAG, ORG_TAG, PRODUCTION_ID_TAG)
 
 _SCRIPT = (
     f"try {{ if (localStorage.getItem({json.dumps(HIDDEN_TAGS_KEY)}) === null) "

@@ -35,10 +35,12 @@ IMPORTS = {
     "dagster._core.storage.event_log.sql_event_log": {"SqlEventLogStorage"},
     "dagster._core.storage.sqlite_storage": {"DagsterSqliteStorage"},
     "dagster._core.storage.tags": {
+        "PRIORITY_TAG",
         "RETRY_NUMBER_TAG",
         "RETRY_ON_ASSET_OR_OP_FAILURE_TAG",
         "RETRY_STRATEGY_TAG",
         "RUN_FAILURE_REASON_TAG",
+        "RUN_KEY_TAG",
         "WILL_RETRY_TAG",
     },
     "dagster._core.workspace.context": {"IWorkspaceProcessContext"},
