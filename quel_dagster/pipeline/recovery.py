@@ -43,8 +43,11 @@ RETRY_GRACE_SECONDS = 60.0
 RECOVERIES = 3
 SWEEP_SECONDS = 20
 SETTLE_SECONDS = 5
-#: Ends with which a run's FAILURE does not agree (I14).
-DONE = (JobStatus.COMPLETED, JobStatus.USER_CANCELLED)
+#: Ends of a job with which this end of its run does not agree (I14).
+DISAGREE = {
+    DagsterRunStatus.FAILURE: (JobStatus.COMPLETED, JobStatus.USER_CANCELLED),
+    DagsterRunStatus.CANCELED: (JobStatus.COMPLETED,),
+}
 
 
 @run_status_sensor(
@@ -69,26 +72,31 @@ def settle_failed_runs(context: RunStatusSensorContext, studio: StudioResource) 
 @run_status_sensor(
     run_status=DagsterRunStatus.CANCELED,
     monitored_jobs=[image_job],
+    request_job=image_job,
     minimum_interval_seconds=SETTLE_SECONDS,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Ends the job of a run that an operator stopped, where the run itself could not.",
+    description="Ends the job of a run that an operator stopped, where the run itself could not. A run that was "
+    "stopped when its job was done already gets another run, which makes nothing and tells the story.",
 )
-def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResource) -> None:
+def settle_cancelled_runs(context: RunStatusSensorContext, studio: StudioResource) -> RunRequest | None:
     _tag_outcome(context, JobStatus.CANCELLED)
     _settle(context, studio, JobStatus.CANCELLED, f"Stopped by an operator (run {context.dagster_run.run_id}).")
+    return _closing_run(context, studio)
 
 
 def _closing_run(context: RunStatusSensorContext, studio: StudioResource) -> RunRequest | None:
-    """The run that materializes and ends well what a dead run had done, but could not tell any more."""
-    run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
+    """The run that materializes and ends well what another had done, but could not tell any more."""
+    record = context.instance.get_run_record_by_id(context.dagster_run.run_id)
+    run = record.dagster_run if record else context.dagster_run
     text = run.tags.get(JOB_ID_TAG)
-    if not text or _told_why(run):
+    stopped_before_it_began = run.status is DagsterRunStatus.CANCELED and (record is None or record.start_time is None)
+    if not text or _told_why(run) or stopped_before_it_began:
         return None
     job_id = UUID(text)
     at_work = (found for found in runs_of(context.instance, [job_id])[job_id] if found.tags.get(OUTCOME_TAG) != REFUSED)
     job = studio.describe_jobs([job_id]).get(job_id)
     newest = next(at_work, None)
-    if job is None or job.job_status not in DONE or newest is None or newest.run_id != run.run_id:
+    if job is None or job.job_status not in DISAGREE[run.status] or newest is None or newest.run_id != run.run_id:
         return None
     return RunRequest(
         run_key=f"close/{run.run_id}",

@@ -103,6 +103,7 @@ class JobSession:
         self._begun = False
         self._closed = False
         self._beginning = asyncio.Lock()
+        self._ending = asyncio.Lock()
         self._unreachable = 0
         self._made_now = 0
         self._latest_commit = 0
@@ -123,6 +124,8 @@ class JobSession:
             token=self._token,
             on_lost=lambda: _later(loop, self.stop, LeaseLostError()),
         )
+        #: was the job cancelled before it was claimed? Asked at once, beside what comes before the beginning
+        self._first_look = asyncio.create_task(self._cancel_asked(), name=f"first look at {self.job.job_id}")
         self._watcher = asyncio.create_task(self._watch_cancel(), name=f"cancel flag of {self.job.job_id}")
 
     @classmethod
@@ -208,11 +211,15 @@ class JobSession:
             raise self._stop_reason
 
     async def _watch_cancel(self) -> None:
-        while not self._closed:  # redis-py may swallow the cancellation of this task
-            if await self._cancel_asked():
-                self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
-                return
+        asked = await self._first_look
+        while not (asked or self._closed):  # redis-py may swallow the cancellation of this task
             await asyncio.sleep(CANCEL_POLL_SECONDS)
+            asked = await self._cancel_asked()
+        if asked:
+            self._stop_for_user()
+
+    def _stop_for_user(self) -> None:
+        self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
 
     async def _cancel_asked(self) -> bool:
         """Look at the flag; keep it for good when it is set. A server that is away is asked again at the next look."""
@@ -267,12 +274,17 @@ class JobSession:
         async with self._beginning:
             if self._begun:
                 return
-            if self._stop_reason is None and await self._cancel_asked():
-                self.stop(JobCancelledError(f"Job {self.job.job_id} was cancelled by the user."))
+            if await asyncio.shield(self._first_look):
+                self._stop_for_user()
             if self._stop_reason is not None:
                 raise self._stop_reason
-            await self._look_at_balance()
-            await self._parts.database.begin(self.job.job_id, self._token)
+            payer = await self._parts.database.begin(
+                self.job,
+                self._token,
+                claimed_id=self._plan.claimed_user_id if self._plan else None,
+                price=self._parts.price,
+            )
+            self._solvent(payer)
             self._begun = True
 
     async def _planned(self) -> Plan:
@@ -293,16 +305,15 @@ class JobSession:
         fresh = time.monotonic() - self._balance_at < BALANCE_FRESH_SECONDS
         if self._payer is not None and fresh and (self._balance or 0) >= self._parts.price:
             return self._payer
-        return await self._look_at_balance()
+        claimed = self._plan.claimed_user_id if self._plan else None
+        return self._solvent(await self._parts.database.payer(claimed_id=claimed, job=self.job))
 
-    async def _look_at_balance(self) -> Payer:
-        """The payer, who can pay for one picture at least.
+    def _solvent(self, payer: Payer | None) -> Payer:
+        """The payer as it is now, who can pay for one picture at least.
 
         Raises:
             PayerError, InsufficientCreditsError
         """
-        claimed = self._plan.claimed_user_id if self._plan else None
-        payer = await self._parts.database.payer(claimed_id=claimed, job=self.job)
         if payer is None:
             raise PayerError(
                 f"Job {self.job.job_id}: neither userId nor quel_member_id is a member, so nobody can be charged."
@@ -361,6 +372,7 @@ class JobSession:
         if isinstance(self._stop_reason, RunTerminatedError):
             raise self._stop_reason
         say(f"Stage {unit.index} completed")
+        await self._end_if_whole(plan)
         return UnitOutcome(
             unit=unit,
             run_id=self.run_id,
@@ -378,6 +390,17 @@ class JobSession:
             prepare_seconds=prepare_seconds,
             quota_seconds=round(sum(quota.values()), 3),
         )
+
+    async def _end_if_whole(self, plan: Plan) -> None:
+        """End a job that has all of its pictures at once: nobody waits for what else a run does before it settles."""
+        async with self._ending:
+            going_on = self._stop_reason is None or isinstance(self._stop_reason, HandedOverError)
+            if not (self._begun and going_on and self.settled is None) or self._missing(plan.units):
+                return
+            try:
+                await self._end(JobStatus.COMPLETED, None)
+            except LeaseLostError as error:
+                self.stop(error)
 
     async def _prepare(self, unit: Unit, plan: Plan) -> tuple[Brief, tuple[ImagePart, ...]]:
         """Fetch the unit's references, compose the text for those that are there, encode the image parts.
@@ -524,14 +547,17 @@ class JobSession:
             RunTerminatedError, LeaseLostError
             HandedOverError: this worker is stopping; the job is for another one to end.
         """
-        if isinstance(self._stop_reason, RunTerminatedError | HandedOverError):
-            raise self._stop_reason
+        stop = self._stop_reason
+        if self.settled is None and isinstance(stop, RunTerminatedError | HandedOverError):
+            raise stop
         stale = [outcome.unit for outcome in outcomes if outcome.failed and outcome.run_id != self.run_id]
         if stale:
             remade = await asyncio.gather(*(self.make(unit, say) for unit in stale))
             again = {outcome.unit.index: outcome for outcome in remade}
             outcomes = [again.get(outcome.unit.index, outcome) for outcome in outcomes]
         ordered = tuple(sorted(outcomes, key=lambda outcome: outcome.unit.index))
+        if self.settled is not None:
+            return self.settled, ordered
         plan = await self._planned()
         wanted = [unit for unit in plan.units if unit.key not in left_out]
         if not self._begun and (

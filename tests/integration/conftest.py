@@ -225,7 +225,7 @@ class Office:
     async def processing(self, job: NewlyMade, *, run_id: str = "run-1", retry_of: tuple[str, ...] = ()) -> Claim:
         """Claim a job and enter `processing`."""
         claim = await self.claim(job, run_id=run_id, retry_of=retry_of)
-        await self.database.begin(job.job_id, claim.token)
+        await self.database.begin(claim.job, claim.token, claimed_id=None, price=0)
         return claim
 
     async def claim(self, job: NewlyMade, *, run_id: str = "run-1", retry_of: tuple[str, ...] = ()) -> Claim:

@@ -23,7 +23,6 @@ SCHEMA_LOCK = text("select pg_advisory_xact_lock(7061737)")
 CLAIM_JOB = text(
     "select quel_dagster.claim_job(:job_id, :run_id, cast(:retry_of as text[]), :worker, :seconds) as answer"
 )
-BEGIN_JOB = text("select quel_dagster.begin_job(:job_id, :token) as answer")
 COMMIT_PICTURE = text(
     "select quel_dagster.commit_picture("
     ":job_id, :token, cast(:member_id as uuid), :key, :size, :storage, :price, :total) as answer"
@@ -72,8 +71,7 @@ STRANDED_JOBS = text(
 
 #: Who pays for a job, and what they have (domain.md §8): the organization while active, else the member.
 #: The member is the claimed user if that is an existing member, else the job's own.
-PAYER = text(
-    """
+_PAYER = """
     select m.quel_member_id as member_id, m.quel_member_credit as member_credit,
            o.org_id as org_id, o.org_credit as org_credit
     from (select 1) one
@@ -85,6 +83,17 @@ PAYER = text(
     left join public.quel_organization o
         on o.org_id = cast(:org_id as uuid) and o.org_status = 'active'
     """
+PAYER = text(_PAYER)
+#: The payer, and what came of beginning; null when the payer cannot pay for a picture and nothing was begun.
+BEGIN_JOB = text(
+    f"""
+    with payer as ({_PAYER})
+    select *, case
+        when member_id is not null and case when org_id is null then member_credit else org_credit end >= :price
+        then quel_dagster.begin_job(:job_id, :token)
+    end as answer
+    from payer
+    """  # noqa: S608  nothing of outside is in it
 )
 
 FIND_ATTACHES = text(

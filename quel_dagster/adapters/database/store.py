@@ -282,19 +282,37 @@ class Database:
         """Let the lease run out now, so that another run may claim the job at once."""
         await self._rows(sql.EXPIRE_LEASE, job_id=job_id, token=token)
 
-    async def begin(self, job_id: UUID, token: int) -> None:
-        """Enter `processing`, the production with it (domain.md §3).
+    async def begin(self, job: Job, token: int, *, claimed_id: UUID | None, price: int) -> Payer | None:
+        """Look who pays, and enter `processing`, the production with it (domain.md §3), unless that one cannot.
+
+        Args:
+            claimed_id: the member that the input names.
+            price: of one picture; with less credit nothing is begun.
+
+        Returns:
+            the payer with the balance now; None when there is no such member, and nothing is begun.
 
         Raises:
             LeaseLostError, JobCancelledError
         """
-        match await self._answer(sql.BEGIN_JOB, job_id=job_id, token=token):
-            case "begun":
-                return
+        row = (
+            await self._rows(
+                sql.BEGIN_JOB,
+                job_id=job.job_id,
+                token=token,
+                claimed_id=claimed_id,
+                job_member_id=job.member_id,
+                org_id=job.org_id,
+                price=price,
+            )
+        )[0]
+        match row.answer:
+            case None | "begun":
+                return _payer(row)
             case "cancelled":
-                raise JobCancelledError(f"Job {job_id} was cancelled by the user.")
+                raise JobCancelledError(f"Job {job.job_id} was cancelled by the user.")
             case _:
-                raise LeaseLostError(f"Job {job_id}: this run no longer holds its lease.")
+                raise LeaseLostError(f"Job {job.job_id}: this run no longer holds its lease.")
 
     async def commit_picture(
         self, job_id: UUID, token: int, *, member_id: UUID, key: str, size: int, storage: str, price: int, total: int
@@ -372,11 +390,9 @@ class Database:
 
     async def payer(self, *, claimed_id: UUID | None, job: Job) -> Payer | None:
         """Who would pay now, with the balance now; None when there is no such member."""
-        row = (await self._rows(sql.PAYER, claimed_id=claimed_id, job_member_id=job.member_id, org_id=job.org_id))[0]
-        if row.member_id is None:
-            return None
-        balance = row.member_credit if row.org_id is None else row.org_credit
-        return Payer(member_id=row.member_id, org_id=row.org_id, balance=balance or 0)
+        return _payer(
+            (await self._rows(sql.PAYER, claimed_id=claimed_id, job_member_id=job.member_id, org_id=job.org_id))[0]
+        )
 
     async def find_attaches(self, attach_ids: Sequence[int]) -> dict[int, Attach]:
         """The rows of quel_attach that exist, by id."""
@@ -598,6 +614,13 @@ class Database:
         if not rows:
             raise QuelError(f"Run {run_id} has no stored output {output!r} of {step_key}; run the whole job again.")
         return rows[0][0]
+
+
+def _payer(row: Row[Any]) -> Payer | None:
+    if row.member_id is None:
+        return None
+    balance = row.member_credit if row.org_id is None else row.org_credit
+    return Payer(member_id=row.member_id, org_id=row.org_id, balance=balance or 0)
 
 
 def _connection_broke(error: BaseException) -> bool:

@@ -201,7 +201,7 @@ class House:
         begun = await self.office.job(2)
         run_id = live_run(self.instance, begun.job_id)
         claim = await self.office.database.claim(begun.job_id, run_id=run_id, worker="test:1", seconds=seconds)
-        await self.office.database.begin(begun.job_id, claim.token)
+        await self.office.database.begin(claim.job, claim.token, claimed_id=None, price=PRICE)
         attach_ids = [await self.picture(begun, claim, number) for number in range(made)]
         return Made(**vars(begun), run_id=run_id, attach_ids=tuple(attach_ids))
 

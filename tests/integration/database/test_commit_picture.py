@@ -295,7 +295,7 @@ async def test_the_token_of_a_run_that_lost_its_job_writes_nothing(office: Offic
     with pytest.raises(LeaseLostError):
         await office.commit(job, old, 0)
     with pytest.raises(LeaseLostError):
-        await office.database.begin(job.job_id, old.token)
+        await office.database.begin(old.job, old.token, claimed_id=None, price=PRICE)
 
     assert await sql.job(job.job_id) == before
     assert await sql.ledger(member_id=job.member_id) == []
@@ -404,3 +404,39 @@ async def test_the_payer_is_the_claimed_member_if_there_is_one(office: Office) -
     assert await payer(other) == (other, 2)
     assert await payer(uuid4()) == (own, 1)
     assert await payer(None) == (own, 1)
+
+
+@pytest.mark.parametrize("credit", [PRICE - 1, 0, None])
+async def test_a_job_whose_payer_cannot_pay_is_not_begun(office: Office, sql: Look, credit: int | None) -> None:
+    job = await office.job(1)
+    claim = await office.claim(job)
+    await sql.all("update quel_member set quel_member_credit = %s where quel_member_id = %s", credit, job.member_id)
+    before = await sql.job(job.job_id)
+
+    payer = await office.database.begin(claim.job, claim.token, claimed_id=None, price=PRICE)
+
+    assert payer is not None
+    assert payer.balance == (credit or 0)
+    assert await sql.job(job.job_id) == before
+
+
+async def test_a_job_without_a_payer_is_not_begun(office: Office, sql: Look) -> None:
+    job = await office.job(1)
+    claim = await office.claim(job)
+    await sql.all("update quel_production_jobs set quel_member_id = null where job_id = %s", job.job_id)
+    before = await sql.job(job.job_id)
+    nobodys = claim.job.model_copy(update={"member_id": None})
+
+    assert await office.database.begin(nobodys, claim.token, claimed_id=None, price=PRICE) is None
+
+    assert await sql.job(job.job_id) == before
+
+
+async def test_beginning_tells_the_payer_and_the_balance(office: Office, sql: Look) -> None:
+    job = await office.job(1)
+    claim = await office.claim(job)
+
+    payer = await office.database.begin(claim.job, claim.token, claimed_id=None, price=PRICE)
+
+    assert payer == await office.database.payer(claimed_id=None, job=claim.job)
+    assert (await sql.job(job.job_id))["job_status"] == "processing"

@@ -22,7 +22,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from quel_dagster.definitions import defs
 from quel_dagster.pipeline.assets import run_config
-from quel_dagster.pipeline.recovery import settle_failed_runs
+from quel_dagster.pipeline.recovery import settle_cancelled_runs, settle_failed_runs
 from quel_dagster.pipeline.resources import StudioResource
 from tests.integration.conftest import NewlyMade
 from tests.integration.pipeline.test_job import Desk, image_job, materialized, stored_run
@@ -47,17 +47,36 @@ def dead_run(instance: DagsterInstance, job_id: UUID, **tags: str) -> str:
     return run.run_id
 
 
+def stopped_run(instance: DagsterInstance, job_id: UUID, *, begun: bool = True) -> str:
+    """A run of this job that an operator has stopped."""
+    run = instance.create_run_for_job(
+        image_job(),
+        run_config=run_config(job_id),
+        tags={"quel/job_id": str(job_id)},
+        status=DagsterRunStatus.STARTING if begun else DagsterRunStatus.NOT_STARTED,
+        run_id=str(uuid4()),
+    )
+    if begun:
+        started = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
+        instance.report_dagster_event(started, run.run_id)
+    instance.report_run_canceled(run)
+    return run.run_id
+
+
 def settle(instance: DagsterInstance, run_id: str) -> RunRequest | None:
     run = instance.get_run_by_id(run_id)
     assert run is not None
+    stopped = run.status is DagsterRunStatus.CANCELED
+    kind = DagsterEventType.RUN_CANCELED if stopped else DagsterEventType.RUN_FAILURE
+    sensor = settle_cancelled_runs if stopped else settle_failed_runs
     with build_run_status_sensor_context(
-        sensor_name="settle_failed_runs",
+        sensor_name=sensor.name,
         dagster_instance=instance,
         dagster_run=run,
-        dagster_event=DagsterEvent(DagsterEventType.RUN_FAILURE.value, run.job_name, message="its worker is gone"),
+        dagster_event=DagsterEvent(kind.value, run.job_name, message="its worker is gone"),
         resources={"studio": StudioResource()},
     ) as context:
-        told = settle_failed_runs(context)
+        told = sensor(context)
     assert told is None or isinstance(told, RunRequest)
     return told
 
@@ -88,6 +107,28 @@ def test_a_run_that_died_after_its_job_was_done_is_closed_by_another(instance: D
     assert materialized(result)["generated_images"]["outcome"] == "2 of 2 pictures"
     assert desk.row(job) == before, "a job that is done is not touched again"
     desk.check_books(job)
+
+
+def test_a_run_that_was_stopped_after_its_job_was_done_is_closed_by_another(
+    instance: DagsterInstance, desk: Desk
+) -> None:
+    job = made(instance, desk)
+    asked = settle(instance, stopped_run(instance, job.job_id))
+    assert isinstance(asked, RunRequest)
+    assert desk.row(job)["job_status"] == "completed"
+
+
+def test_a_rerun_that_was_stopped_while_it_waited_is_not_run_all_the_same(
+    instance: DagsterInstance, desk: Desk
+) -> None:
+    job = made(instance, desk)
+    assert settle(instance, stopped_run(instance, job.job_id, begun=False)) is None
+
+
+def test_a_job_that_was_stopped_before_its_end_is_cancelled_with_its_run(instance: DagsterInstance, desk: Desk) -> None:
+    job = desk.job(2)
+    assert settle(instance, stopped_run(instance, job.job_id)) is None
+    assert desk.row(job)["job_status"] == "cancelled"
 
 
 def test_once_closed_it_stays_closed(instance: DagsterInstance, desk: Desk) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from quel_dagster.adapters.database.store import Database
-from quel_dagster.errors import InsufficientCreditsError, JobInputError, PayerError, QuelError
+from quel_dagster.errors import InsufficientCreditsError, JobInputError, PayerError
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
 from quel_dagster.settings import Settings
@@ -529,20 +529,84 @@ async def test_a_lost_answer_in_a_rerun_of_a_partial_job_ends_it_completed(
 async def test_a_failed_job_that_has_all_its_pictures_is_completed_by_a_rerun(
     office: Office, sql: Look, studio: Studio, gemini: GeminiStandIn
 ) -> None:
-    """Its run ended between the last commit and the settle: nothing is missing, so it has not failed."""
+    """Somebody else ended it so: nothing is missing, so it has not failed."""
     job = await office.job(1)
-    session = await studio.session(job.job_id, run_id="run-1")
-    planned = await session.plan(lambda _line: None)
-    await session.make(planned.units[0], lambda _line: None)
-    session.stop(QuelError("The storage is away."))
-    await studio.close_session("run-1")
-    assert (await sql.job(job.job_id))["job_status"] == "failed"
+    await run_job(studio, job)
+    await sql.all(
+        "update quel_production_jobs set job_status = 'failed', error_message = 'Lost.' where job_id = %s", job.job_id
+    )
 
     run = await run_job(studio, job)
 
     assert run.ended.status is JobStatus.COMPLETED
     row = await sql.job(job.job_id)
     assert (row["job_status"], row["error_message"]) == ("completed", None)
+    await office.check_books(job)
+
+
+async def test_a_job_ends_with_the_last_of_its_units_whichever_that_is(
+    office: Office, sql: Look, studio: Studio, gemini: GeminiStandIn
+) -> None:
+    job = await office.job(3, job_type="single_batch", input_data=combinations(1, 1, 1))
+    session = await studio.session(job.job_id, run_id="run-1")
+    planned = await session.plan(lambda _line: None)
+    last, *others = planned.units
+    outcomes = [await session.make(unit, lambda _line: None) for unit in others]
+    assert (await sql.job(job.job_id))["job_status"] == "processing"
+
+    outcomes.append(await session.make(last, lambda _line: None))
+
+    row = await sql.job(job.job_id)
+    assert (row["job_status"], row["completed_images"]) == ("completed", 3)
+    ended, ordered = await session.settle(outcomes, lambda _line: None)
+    assert (ended.status, ended.completed, ended.made_now) == (JobStatus.COMPLETED, 3, 3)
+    assert [outcome.unit for outcome in ordered] == list(planned.units)
+    assert await sql.job(job.job_id) == row, "settling it changed what had ended"
+    await studio.close_session("run-1")
+    await office.check_books(job)
+
+
+async def test_units_that_end_together_end_the_job_once(
+    office: Office, sql: Look, studio: Studio, gemini: GeminiStandIn
+) -> None:
+    job = await office.job(4, job_type="single_batch", input_data=combinations(1, 1, 1, 1))
+    session = await studio.session(job.job_id, run_id="run-1")
+    planned = await session.plan(lambda _line: None)
+    said: list[str] = []
+
+    await asyncio.gather(*(session.make(unit, said.append) for unit in planned.units))
+
+    ended, _ = await session.settle([], said.append)
+    assert ended.completed == 4
+    assert session.stop_reason is None, "a second end found the lease gone"
+    await studio.close_session("run-1")
+    await office.check_books(job)
+
+
+async def test_a_worker_that_stops_ends_a_job_that_lacks_nothing(
+    office: Office, sql: Look, studio: Studio, gemini: GeminiStandIn
+) -> None:
+    gemini.state.latency = 0.3
+    job = await office.job(1)
+    session = await studio.session(job.job_id, run_id="run-1")
+    planned = await session.plan(lambda _line: None)
+    calling = asyncio.Event()
+
+    def say(line: str) -> None:
+        if line == "Calling Gemini API":
+            calling.set()
+
+    making = asyncio.create_task(session.make(planned.units[0], say))
+    await asyncio.wait_for(calling.wait(), 30)
+
+    session.drain()
+    outcome = await making
+
+    assert not session.handed_over
+    ended, _ = await session.settle([outcome], lambda _line: None)
+    assert ended.status is JobStatus.COMPLETED
+    await studio.close_session("run-1")
+    assert (await sql.job(job.job_id))["job_status"] == "completed"
     await office.check_books(job)
 
 
