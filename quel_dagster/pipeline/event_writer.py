@@ -2,8 +2,8 @@
 
 Dagster writes every event at once, and whoever says something waits for PostgreSQL: in a run's process that is the
 loop on which all of its steps live. Here, in a worker, what steps say is gathered for a moment and written by a thread
-in one statement. What others act on does not wait: the beginning and end of a run, and what happens to assets; all
-that came before is written before it, in order, as it is before anything is read.
+in one statement. What others act on does not wait: the end of a run, and what happens to assets; all that came before
+is written before it, in order, as it is before anything is read. That a run has begun stands on the run itself.
 
 A process that is killed takes with it what it said in its last moment. Nothing depends on that: which pictures exist
 and who paid for them is in the web app's tables alone.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from dagster import DagsterEventType
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
@@ -140,7 +141,7 @@ class GatheredEvents(PostgresEventLogStorage):
     def store_event(self, event: EventLogEntry) -> None:
         if _about_assets(event):
             super().store_event(event)
-        elif _gathering and not _of_run(event):
+        elif _gathering and not _ends_run(event):
             self._open_writer().add(self._event_to_row(event))
         else:
             # Dagster would notify listeners as well, for the sake of older versions of itself
@@ -177,6 +178,7 @@ def _about_assets(event: EventLogEntry) -> bool:
     return event.dagster_event_type in ASSET_EVENTS or event.dagster_event_type in ASSET_CHECK_EVENTS
 
 
-def _of_run(event: EventLogEntry) -> bool:
-    """The beginning or the end of a run."""
-    return event.is_dagster_event and event.get_dagster_event().is_job_event
+def _ends_run(event: EventLogEntry) -> bool:
+    """The end of a run, or a step on the way there."""
+    told = event.dagster_event if event.is_dagster_event else None
+    return told is not None and told.is_job_event and told.event_type is not DagsterEventType.RUN_START

@@ -23,6 +23,7 @@ from quel_dagster.pipeline.outages import outlasting
 from quel_dagster.pipeline.redacted_storage import RedactedStorage
 from quel_dagster.pipeline.storage_connections import keep_connections
 from quel_dagster.pipeline.storage_schema import remember_schema
+from quel_dagster.pipeline.storage_snapshots import remember_snapshots
 from quel_dagster.settings import Settings
 
 #: set by `dagster dev` and `dagster definitions validate` for themselves and their children
@@ -54,7 +55,8 @@ class InstanceStorage(DagsterPostgresStorage):
         url = os.environ.get(variable)
         if url:
             redaction.learn_url(url)
-            return outlasting(remember_schema(keep_connections(RedactedStorage(url, inst_data))))
+            storage = keep_connections(RedactedStorage(url, inst_data))
+            return outlasting(remember_snapshots(remember_schema(storage)))
         if any(os.environ.get(name) for name in _LOOKING):
             folder = settings.home.absolute() / "dagster-dev"
             return DagsterSqliteStorage(base_dir=str(folder), inst_data=inst_data)
