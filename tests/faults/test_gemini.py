@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from dagster import DagsterEventType, DagsterRunStatus
 
 from quel_dagster.sandbox.gemini_server import Behaviour, Rule
 from tests.faults.desk import Desk
@@ -109,3 +110,45 @@ async def test_a_storm_of_429(desk: Desk) -> None:
     for row in rows:
         assert row["status"] == "completed"
         assert row["completed_images"] + row["failed_images"] == 4
+
+
+async def test_four_runs_on_two_processes_use_the_quota_up_and_are_hardly_ever_turned_away(desk: Desk) -> None:
+    """The quota's own limit: whoever may begin 12 calls in any 15 s, the minute here, begins the 36th 30 s after the
+    first. From the first request to the last answer we may take a tenth longer; of that 1 s is the margin by which
+    two minutes of ours are longer, as calls take different times to arrive."""
+    limit, minute, margin = 12, 15.0, 0.5
+    pictures = (6, 6, 12, 12)
+    gemini = desk.site.gemini.state
+    gemini.set_quota(limit, minute)
+    desk.site.hosts["a"].kill()
+    host = desk.site.add_host(
+        "b",
+        children=2,
+        environment={
+            "QUEL_GEMINI_REQUESTS_PER_MINUTE": f"{limit}",
+            "QUEL_MAX_CONCURRENT_IMAGES": "6",
+            "FAULTS_MINUTE": f"{minute},{margin}",
+        },
+    )
+
+    jobs = [await desk.job(total) for total in pictures]
+    await desk.until_at_rest()
+
+    requests = gemini.requests
+    rejected = sum(request.outcome == "429" for request in requests)
+    took = max(request.time + (request.seconds or 0.0) for request in requests) - requests[0].time
+    at_least = (sum(pictures) / limit - 1) * minute
+    assert tuple(desk.row(job_id)["completed_images"] for job_id in jobs) == pictures
+    assert rejected / len(requests) < 0.02, f"{rejected} of {len(requests)} requests were turned away"
+    assert took <= 1.1 * at_least, f"{took:.2f} s, where the quota alone takes {at_least:.2f} s"
+    runs = [run for job_id in jobs for run in desk.runs(job_id)]
+    assert [(run.status, desk.host_of(run)) for run in runs] == [(DagsterRunStatus.SUCCESS, host.name)] * 4
+    waited = sum(_waited_for_quota(desk, run.run_id) for run in runs)
+    assert waited > at_least, f"the pages of the runs say that calls waited {waited:.1f} s for the quota"
+
+
+def _waited_for_quota(desk: Desk, run_id: str) -> float:
+    """What the run's page says, summed over its units; each picture waits by itself."""
+    logs = desk.site.instance.all_logs(run_id, of_type=DagsterEventType.STEP_OUTPUT)
+    said = [entry.get_dagster_event().step_output_data.metadata.get("waited_for_quota_seconds") for entry in logs]
+    return sum(float(value.value) for value in said if value is not None)

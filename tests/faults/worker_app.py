@@ -1,7 +1,8 @@
-"""The Celery application of the workers under test: the product's own, with two switches from outside.
+"""The Celery application of the workers under test: the product's own, with three switches from outside.
 
 `SIGRTMIN` makes the loop that draws the pictures busy for as many seconds as the file `FAULTS_STALL_FILE` says.
 `FAULTS_OLDER_ORDER` takes the transaction apart, for the negative control.
+`FAULTS_MINUTE` is as many seconds as Gemini's quota is counted over, and a comma, and those by which we wait longer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from celery.signals import worker_process_init
 
 from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.gemini_quota import GeminiQuota
 from quel_dagster.pipeline.celery_app import app
 from quel_dagster.pipeline.process import StudioProcess
 from tests.faults.older_order import commit_step_by_step
@@ -25,6 +27,10 @@ STALL = signal.SIGRTMIN
 
 if os.environ.get("FAULTS_OLDER_ORDER"):
     Database.commit_picture = commit_step_by_step  # type: ignore[method-assign]
+
+if minute := os.environ.get("FAULTS_MINUTE"):
+    seconds, margin = map(float, minute.split(","))
+    GeminiQuota.__init__.__kwdefaults__.update(window_seconds=seconds, margin_seconds=margin)
 
 
 @worker_process_init.connect

@@ -1,18 +1,20 @@
-"""Whole runs under a quota: over processes, and stopped while they wait."""
+"""Work on whole jobs under a quota: what waiting counts for, and stops while it lasts.
+
+Runs of several processes that use a quota up: tests/faults/test_gemini.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from quel_dagster.adapters.gemini import GeminiClient
+from quel_dagster.adapters.gemini_quota import GeminiQuota
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.errors import GeminiRateLimitedError
 from quel_dagster.pipeline.metadata import of_outcome
@@ -20,10 +22,7 @@ from quel_dagster.sandbox.gemini_server import GeminiStandIn, Rule
 from quel_dagster.settings import Settings
 from quel_dagster.studio.studio import Studio
 from tests.integration.conftest import Office, eventually
-from tests.integration.quota.worker import with_quota
 from tests.integration.studio.conftest import run_job
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -33,57 +32,14 @@ async def studio(environment: Mapping[str, str]) -> AsyncIterator[Studio]:
     await studio.aclose()
 
 
-@asynccontextmanager
-async def worker(job_ids: list[str], limits: Mapping[str, Any]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Another process, ready to make these jobs."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.integration.quota.worker", json.dumps({"job_ids": job_ids, "limits": limits})),
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        assert await process.stdout.readline() == b"ready\n"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def made_by(process: asyncio.subprocess.Process) -> list[dict[str, Any]]:
-    """What it made, once told to go on."""
-    out, _ = await process.communicate(b"go\n")
-    assert process.returncode == 0
-    made: list[dict[str, Any]] = json.loads(out)
-    return made
-
-
-async def test_four_runs_on_two_processes_use_the_quota_up_and_hardly_ever_exceed_it(
-    environment: Mapping[str, str], gemini: GeminiStandIn, office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The quota's own limit: whoever may begin 12 calls in 12 s begins the 36th of them no sooner than 24 s after the
-    first. Ours may take a tenth longer, of which half is the margin for calls that take different times to arrive."""
-    limit, window, pictures = 12, 12.0, 9
-    monkeypatch.setenv("QUEL_MAX_CONCURRENT_IMAGES", "3")
-    gemini.state.set_quota(limit, window)
-    jobs = [await office.job(pictures, credit=10_000) for _ in range(4)]
-    limits = {"requests": limit, "window_seconds": window, "margin_seconds": 0.6}
-    ids = [str(job.job_id) for job in jobs]
-
-    async with worker(ids[:2], limits) as one, worker(ids[2:], limits) as other:
-        made = [run for runs in await asyncio.gather(made_by(one), made_by(other)) for run in runs]
-
-    requests = gemini.state.requests
-    rejected = sum(request.outcome == "429" for request in requests)
-    took = requests[-1].time - requests[0].time
-    at_least = (4 * pictures / limit - 1) * window
-    assert [run["made"] for run in made] == [pictures] * 4
-    assert rejected / len(requests) < 0.02, f"{rejected} of {len(requests)} requests were rejected"
-    assert took <= 1.1 * at_least, f"{took:.2f} s, where the quota alone takes {at_least:.2f} s"
-    assert sum(run["waited"] for run in made) > at_least
-    await office.check_books(*jobs)
+def with_quota(studio: Studio, settings: Settings, **limits: Any) -> Studio:
+    """The same studio with another quota."""
+    url = settings.redis()
+    assert url is not None
+    quota = GeminiQuota(url, **limits)
+    gemini = GeminiClient.from_settings(settings, gate=quota.place)
+    studio.parts = replace(studio.parts, quota=quota, gemini=gemini)
+    return studio
 
 
 async def test_waiting_for_the_quota_counts_for_no_deadline_and_is_no_attempt(
