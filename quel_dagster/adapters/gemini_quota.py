@@ -9,9 +9,10 @@ One place in Redis, one clock (that of the Redis server), one script that looks 
     Q3  Who waits is served in the order of asking. Who stops asking (a cancel, a kill) leaves the line, by itself or
         within SEEN_SECONDS, and holds nobody up.
     Q4  After a 429 nobody begins a call until the moment that Gemini named; then few at first, one more with every
-        success.
+        success. Where there is no limit, a process that has calls under way hears of it within KNOWN_SECONDS.
     Q5  Without Redis calls go on: it is the limit that is lost, not the pictures.
     Q6  Waiting ends at once with the task that waits.
+    Q7  Where there is no limit and nobody pauses, a call waits for no answer of Redis.
 
 Why no library: docs/decisions/gemini-quota.md.
 """
@@ -55,6 +56,8 @@ PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 300.0
 #: How long after a pause few calls are in flight, if no success widens them.
 NARROW_SECONDS = 60.0
+#: Where there is no limit: that nobody pauses is believed for so long, and asked twice in that time.
+KNOWN_SECONDS = 2.0
 #: A shorter wait is not told.
 WORTH_SAYING_SECONDS = 1.0
 #: Redis is asked so long for an answer, and after none left alone for so long.
@@ -67,6 +70,11 @@ _NOW = """
 local calls, flight, line, seen, pause, width = unpack(KEYS)
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+"""
+
+# → is nobody pausing, and nobody held back after a pause?
+_TELL = """
+return (tonumber(redis.call('GET', pause) or 0) <= now and redis.call('EXISTS', width) == 0) and 1 or 0
 """
 
 # → {milliseconds to wait, why, when this caller first asked}; 0: a place is taken
@@ -112,6 +120,17 @@ return {0, '', asked}
 """
 )
 
+# A place without asking whether there is one.
+_JOIN = (
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', flight, '-inf', now)
+redis.call('ZADD', flight, now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', flight, 2 * ARGV[2])
+"""
+    + _TELL
+)
+
 _LEAVE = (
     _NOW
     + """
@@ -128,8 +147,8 @@ if outcome == 'limited' then
         redis.call('SET', pause, now + pause_ms, 'PX', pause_ms)
     end
 end
-return 0
 """
+    + _TELL
 )
 
 _RENEW = (
@@ -137,8 +156,8 @@ _RENEW = (
     + """
 for place = 2, #ARGV do redis.call('ZADD', flight, 'XX', now + ARGV[1], ARGV[place]) end
 redis.call('PEXPIRE', flight, 2 * ARGV[1])
-return 0
 """
+    + _TELL
 )
 
 #: Told why, once, when a call has to wait.
@@ -174,12 +193,17 @@ class GeminiQuota:
         self._window = window_seconds
         self._margin = margin_seconds
         self._redis: redis.asyncio.Redis = open_redis(redis.asyncio.Redis, url)
-        self._enter, self._leave, self._renew = (self._redis.register_script(code) for code in (_ENTER, _LEAVE, _RENEW))
+        self._enter, self._join, self._leave, self._renew = (
+            self._redis.register_script(code) for code in (_ENTER, _JOIN, _LEAVE, _RENEW)
+        )
         self._held: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         #: on this process's own clock: the end of a pause that it caused itself, and until when Redis is left alone
         self._resume_at = 0.0
+        #: and what is known where there is no limit: until when nobody pauses, and when this process had its last 429
+        self._free_until = 0.0
+        self._limited_at = 0.0
         self._away_until = 0.0
         self._away = False
 
@@ -208,8 +232,13 @@ class GeminiQuota:
         """A call's place: entered when it may begin. A `GeminiRateLimitedError` passing through pauses everybody."""
         token = secrets.token_hex(8)
         outcome, asked = "failed", 0.0
+        joining: asyncio.Task[None] | None = None
         try:
-            await self._admitted(token, on_wait)
+            if self._is_free():
+                self._hold(token)
+                joining = self._in_background(self._look(self._join, token, round(PLACE_SECONDS * 1000)))
+            else:
+                await self._admitted(token, on_wait)
             try:
                 yield
                 outcome = "ok"
@@ -217,12 +246,27 @@ class GeminiQuota:
                 asked = error.retry_after if error.retry_after is not None else PAUSE_SECONDS
                 if asked <= LONGEST_PAUSE_SECONDS:
                     outcome = "limited"
-                    self._resume_at = max(self._resume_at, time.monotonic() + asked)
+                    self._limited_at, self._free_until = time.monotonic(), 0.0
+                    self._resume_at = max(self._resume_at, self._limited_at + asked)
                 raise
         finally:
             # not awaited: a call that is done waits for nobody, a cancelled one least of all
             self._held.discard(token)
-            self._give_back(token, outcome, asked)
+            self._give_back(token, outcome, asked, after=joining)
+
+    def look_ahead(self) -> None:
+        """Calls will come: where there is no limit, ask now whether anybody pauses, so that they need not wait."""
+        if not self._limited and not self._is_free():
+            self._in_background(self._look(self._renew, round(PLACE_SECONDS * 1000)))
+
+    def _is_free(self) -> bool:
+        """May a call begin without asking?"""
+        now = time.monotonic()
+        return not self._limited and self._resume_at <= now < self._free_until
+
+    @property
+    def _limited(self) -> bool:
+        return self._requests is not None or self._max_in_flight is not None
 
     async def _admitted(self, token: str, on_wait: OnWait) -> None:
         told = False
@@ -270,21 +314,34 @@ class GeminiQuota:
 
     async def _keep(self) -> None:
         while self._held:
-            await asyncio.sleep(PLACE_SECONDS / 3)
+            await asyncio.sleep(PLACE_SECONDS / 3 if self._limited else KNOWN_SECONDS / 2)
             if self._held:
-                await self._ask(self._renew, round(PLACE_SECONDS * 1000), *self._held)
+                await self._look(self._renew, round(PLACE_SECONDS * 1000), *self._held)
 
-    def _give_back(self, token: str, outcome: str, pause: float) -> None:
-        """Leave the line and the air, in the background."""
-        milliseconds = max(1, round(pause * 1000))
-        leaving: Coroutine[Any, Any, Any] = self._ask(
-            self._leave, token, outcome, milliseconds, round(NARROW_SECONDS * 1000)
-        )
-        task = asyncio.create_task(leaving, name="giving back a place at Gemini")
+    def _give_back(self, token: str, outcome: str, pause: float, after: asyncio.Task[None] | None = None) -> None:
+        """Leave the line and the air, in the background, once `after` is done."""
+
+        async def leave() -> None:
+            if after is not None:
+                await asyncio.wait({after})
+            await self._look(self._leave, token, outcome, max(1, round(pause * 1000)), round(NARROW_SECONDS * 1000))
+
+        self._in_background(leave())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="places at Gemini")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     # --- Redis ---------------------------------------------------------------------------------------
+
+    async def _look(self, script: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Run a script that tells whether nobody pauses, and remember that."""
+        asked_at = time.monotonic()
+        free = await self._ask(script, *arguments)
+        if free is not None and asked_at > self._limited_at:  # an older answer knows nothing of the 429
+            self._free_until = asked_at + KNOWN_SECONDS if free else 0.0
 
     async def _ask(self, script: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         """What the script says; None while Redis is away.

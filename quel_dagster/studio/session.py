@@ -124,6 +124,7 @@ class JobSession:
             token=self._token,
             on_lost=lambda: _later(loop, self.stop, LeaseLostError()),
         )
+        parts.quota.look_ahead()
         #: was the job cancelled before it was claimed? Asked at once, beside what comes before the beginning
         self._first_look = asyncio.create_task(self._cancel_asked(), name=f"first look at {self.job.job_id}")
         self._watcher = asyncio.create_task(self._watch_cancel(), name=f"cancel flag of {self.job.job_id}")

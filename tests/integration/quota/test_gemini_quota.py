@@ -1,4 +1,4 @@
-"""The shared limits of Gemini on a real Redis: Q1 to Q6 of adapters/gemini_quota.py."""
+"""The shared limits of Gemini on a real Redis: Q1 to Q7 of adapters/gemini_quota.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -310,6 +311,103 @@ async def test_a_cancel_is_seen_at_once_while_redis_says_nothing(
             assert time.monotonic() - started < 2
         proxy.heal()
         monkeypatch.setattr(gemini_quota, "ANSWER_SECONDS", 1.0)
+        await quota.aclose()
+
+
+async def known_to_be_free(quota: GeminiQuota) -> None:
+    quota.look_ahead()
+
+    async def free() -> bool:
+        return quota._is_free()
+
+    await eventually(free)
+
+
+async def test_where_there_is_no_limit_a_call_waits_for_no_answer(
+    open_quota: Open, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Q7"""
+    monkeypatch.setattr(gemini_quota, "KNOWN_SECONDS", 60.0)
+    async with proxy_of(redis_url) as (proxy, url):
+        quota = open_quota(url)
+        await known_to_be_free(quota)
+        proxy.hold()
+        async with asyncio.timeout(gemini_quota.ANSWER_SECONDS / 2), quota.place(), quota.place():
+            pass
+        proxy.heal()
+        await quota.aclose()
+
+
+async def test_a_call_that_asked_nobody_is_counted_and_gives_its_place_back(
+    open_quota: Open, client: redis.Redis
+) -> None:
+    quota = open_quota()
+    await known_to_be_free(quota)
+    async with quota.place():
+        await in_flight(client, 1)
+    await in_flight(client, 0)
+
+
+async def test_a_call_that_is_done_before_redis_heard_of_it_keeps_no_place(
+    open_quota: Open, client: redis.Redis
+) -> None:
+    quota = open_quota()
+    await known_to_be_free(quota)
+    join = quota._join
+
+    async def late(**arguments: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await join(**arguments)
+
+    quota._join = late  # type: ignore[assignment]
+    async with quota.place():
+        pass
+    while quota._background:
+        await asyncio.wait(set(quota._background))
+    assert client.zcard(FLIGHT) == 0
+
+
+async def test_a_long_call_keeps_knowing_that_nobody_pauses(open_quota: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemini_quota, "KNOWN_SECONDS", 1.0)
+    quota = open_quota()
+    await known_to_be_free(quota)
+    async with quota.place():
+        until = quota._free_until + 1
+
+        async def known_for_longer() -> bool:
+            return quota._free_until > until
+
+        await eventually(known_for_longer, seconds=10)
+
+
+async def test_a_process_with_calls_under_way_hears_of_a_pause(open_quota: Open, client: redis.Redis) -> None:
+    """Q4, where there is no limit."""
+    one, other = open_quota(), open_quota()
+    await known_to_be_free(other)
+    async with other.place():
+        await rejected(one, 30)
+
+        async def heard() -> bool:
+            return not other._is_free()
+
+        await eventually(heard)
+        async with waiting(other, order := []):
+            await in_line(client, 1)
+            assert order == []
+
+
+async def test_after_its_own_429_a_process_believes_no_older_answer(open_quota: Open, redis_url: str) -> None:
+    """A few begin after a pause, and only Redis can count them."""
+    async with proxy_of(redis_url) as (proxy, url):
+        quota = open_quota(url)
+        await known_to_be_free(quota)
+        proxy.slow(delay=0.3)
+        older = quota._in_background(quota._look(quota._renew, 1000))
+        await asyncio.sleep(0)  # it asks
+        await rejected(quota, 0.001)
+        assert not quota._is_free()
+        await older
+        assert not quota._is_free()
         await quota.aclose()
 
 
