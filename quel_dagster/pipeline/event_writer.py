@@ -5,6 +5,9 @@ loop on which all of its steps live. Here, in a worker, what steps say is gather
 in one statement. What others act on does not wait: the end of a run, and what happens to assets; all that came before
 is written before it, in order, as it is before anything is read. That a run has begun stands on the run itself.
 
+What a step gives to the next ones is written beside the work too, by the io manager, and before any event that says so:
+a step that has succeeded has its values, for whoever goes on from there.
+
 A process that is killed takes with it what it said in its last moment. Nothing depends on that: which pictures exist
 and who paid for them is in the web app's tables alone.
 """
@@ -12,7 +15,9 @@ and who paid for them is in the web app's tables alone.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,6 +30,7 @@ from dagster_postgres.utils import create_pg_connection
 from sqlalchemy import Connection
 from typing_extensions import override
 
+from quel_dagster.errors import QuelError
 from quel_dagster.pipeline.outages import OUTAGE_SECONDS, tried_again
 
 #: Events are gathered for this long; nobody reads a page faster.
@@ -32,12 +38,38 @@ GATHER_SECONDS = 0.1
 
 Row = dict[str, Any]
 _gathering = False
+_values: deque[Future[None]] = deque()
+_waiting = threading.Lock()
 
 
 def gather_events() -> None:
     """From now on, storages of this process write what steps say a few at a time."""
     global _gathering  # noqa: PLW0603  a property of the process, like its signal handlers
     _gathering = True
+
+
+def before_events(write: Future[None]) -> None:
+    """Let no event that is said from now on be written before this write is done.
+
+    Raises:
+        Exception: where events are not gathered: why it could not be done.
+    """
+    if _gathering:
+        _values.append(write)
+    else:
+        write.result()
+
+
+def _await_values() -> None:
+    """Raises QuelError when one could not be written: the events that tell of it must not be, either."""
+    with _waiting:
+        while _values:
+            try:
+                _values[0].result()
+            except Exception as error:
+                raise QuelError(f"What a step gives could not be written: {error}") from error
+            finally:
+                _values.popleft()
 
 
 class EventWriter:
@@ -160,6 +192,7 @@ class GatheredEvents(PostgresEventLogStorage):
         """Every look and every write of Dagster's passes here: it finds all that was said before."""
         if self._writer is not None:
             self._writer.flush()
+        _await_values()
         return super()._connect()
 
     def _open_writer(self) -> EventWriter:
@@ -169,6 +202,7 @@ class GatheredEvents(PostgresEventLogStorage):
             return self._writer
 
     def _write_rows(self, rows: Sequence[Row]) -> None:
+        _await_values()
         with create_pg_connection(self._engine) as connection:
             connection.execute(SqlEventLogStorageTable.insert(), list(rows))
 

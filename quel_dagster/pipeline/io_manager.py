@@ -13,6 +13,7 @@ from dagster import ConfigurableIOManager, InputContext, OutputContext
 from pydantic import PrivateAttr, TypeAdapter
 
 from quel_dagster.errors import QuelError
+from quel_dagster.pipeline.event_writer import before_events
 from quel_dagster.pipeline.resources import StudioResource
 from quel_dagster.studio.outcomes import Planned, UnitTask
 
@@ -34,9 +35,11 @@ class JsonIOManager(ConfigurableIOManager):
         self._written[place] = obj
         run_id, step_key, output, mapping_key = place
         process = self.studio.process
-        process.run(
-            lambda: process.studio.parts.database.write_op_output(
-                run_id=run_id, step_key=step_key, output=output, mapping_key=mapping_key, value=value
+        before_events(
+            process.start(
+                lambda: process.studio.parts.database.write_op_output(
+                    run_id=run_id, step_key=step_key, output=output, mapping_key=mapping_key, value=value
+                )
             )
         )
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -54,6 +55,10 @@ class StudioProcess:
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run on the studio's loop and wait, from a thread without a loop of its own."""
         return self._portal.call(work)
+
+    def start(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
+        """Run on the studio's loop, beside what the caller does."""
+        return self._portal.start_task_soon(work)
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run on the studio's loop, awaited from another loop; cancelling the waiter cancels the work."""

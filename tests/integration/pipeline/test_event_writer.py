@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 from dagster import DagsterEventType, DagsterInstance, job, op
 from dagster._core.instance import InstanceRef
 
+from quel_dagster.errors import QuelError
 from quel_dagster.pipeline import event_writer
 from quel_dagster.sandbox.endpoints import Endpoints
 
@@ -65,3 +67,67 @@ def test_the_same_events_in_the_same_order(instance: DagsterInstance, monkeypatc
     assert log_of_a_run(instance) == at_once
     assert sum(written) > 40 > 2 * len(written), "most of them, and a few at a time"
     assert at_once[-1][1] == DagsterEventType.RUN_SUCCESS.value
+
+
+class Value(Future[None]):
+    """A step's value that is being written; notes when somebody waits for it."""
+
+    def __init__(self, order: list[str]) -> None:
+        super().__init__()
+        self._order = order
+
+    def result(self, timeout: float | None = None) -> None:
+        self._order.append("value")
+        super().result(timeout)
+
+
+@pytest.fixture
+def gathering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """In which order values and events are written."""
+    order: list[str] = []
+    execute = event_writer.SqlEventLogStorageTable.insert
+
+    def insert(*arguments: object) -> object:
+        order.append("events")
+        return execute(*arguments)
+
+    monkeypatch.setattr(event_writer, "_gathering", True)
+    monkeypatch.setattr(event_writer.SqlEventLogStorageTable, "insert", insert)
+    return order
+
+
+def messages(instance: DagsterInstance, run_id: str) -> list[str | None]:
+    return [entry.dagster_event.message for entry in instance.all_logs(run_id) if entry.dagster_event]
+
+
+def test_a_value_is_written_before_the_events_that_come_after_it(
+    instance: DagsterInstance, gathering: list[str]
+) -> None:
+    run = instance.create_run_for_job(talk)
+    value = Value(gathering)
+    event_writer.before_events(value)
+    instance.report_engine_event("said", run)
+    value.set_result(None)
+    assert messages(instance, run.run_id) == ["said"]
+    assert gathering == ["value", "events"]
+
+
+def test_what_follows_a_value_that_could_not_be_written_is_not_written_and_told_once(
+    instance: DagsterInstance, gathering: list[str]
+) -> None:
+    run = instance.create_run_for_job(talk)
+    value = Value(gathering)
+    event_writer.before_events(value)
+    value.set_exception(OSError("the disk is full"))
+    instance.report_engine_event("succeeded", run)
+    with pytest.raises(QuelError, match="the disk is full"):
+        messages(instance, run.run_id)
+    instance.report_engine_event("failed", run)
+    assert messages(instance, run.run_id) == ["failed"]
+
+
+def test_where_events_are_not_gathered_a_value_is_waited_for() -> None:
+    value: Future[None] = Future()
+    value.set_exception(OSError("the disk is full"))
+    with pytest.raises(OSError, match="the disk is full"):
+        event_writer.before_events(value)
