@@ -3,16 +3,31 @@
     dagster api grpc -m bench.stock_definitions
 
 Forked from a server that has everything imported, the quickest way that the multiprocess executor has. A session of the
-studio lives in one process, so that each step gives the job's lease back for the next one to claim.
+studio lives in one process, so that each step claims the job's lease, and gives it back for the next one. Steps side by
+side have one lease together (`_share_leases` in stock.py).
 """
+
+import os
 
 from dagster import Definitions, InitResourceContext, multiprocess_executor
 
-from quel_dagster.definitions import STEPS_AHEAD, build_defs
+from quel_dagster.definitions import build_defs
+from quel_dagster.pipeline import sensors
 from quel_dagster.pipeline.assets import image_job, results, source_tables
 from quel_dagster.pipeline.resources import StudioResource
-from quel_dagster.pipeline.sensors import jobs_queue_sensor
-from quel_dagster.settings import Settings
+
+STEPS_AT_A_TIME = "BENCH_STEPS_AT_A_TIME"
+#: Stock Dagster's daemon looks at a sensor every 5 s. One that waits for ids for as long as that is still at it when
+#: the daemon comes by, and is passed over: for half of the time nobody waits.
+WAIT_SECONDS = 4.0
+#: What steps import where they first need it: the server that they are forked from has it.
+LATE_IMPORTS = (
+    "anyio.streams.memory",
+    "dagster_postgres",
+    "httpcore2",
+    "psycopg",
+    "psycopg2.extras",
+)
 
 
 class StepStudio(StudioResource):
@@ -28,12 +43,13 @@ class StepStudio(StudioResource):
 
 def stock() -> Definitions:
     """With nothing beside the queue's own sensor, so that no other one is in its way."""
+    sensors.WAIT_SECONDS = WAIT_SECONDS
     everything = build_defs(
         resource_overrides={"studio": StepStudio()},
         executor=multiprocess_executor.configured(
             {
-                "max_concurrent": Settings.read().max_concurrent_images + STEPS_AHEAD,
-                "start_method": {"forkserver": {"preload_modules": ["bench.stock_definitions"]}},
+                "max_concurrent": int(os.environ[STEPS_AT_A_TIME]),
+                "start_method": {"forkserver": {"preload_modules": ["bench.stock_definitions", *LATE_IMPORTS]}},
             },
             "stock_executor",
         ),
@@ -41,7 +57,7 @@ def stock() -> Definitions:
     return Definitions(
         assets=[*source_tables, results],
         jobs=[image_job],
-        sensors=[jobs_queue_sensor],
+        sensors=[sensors.jobs_queue_sensor],
         resources=everything.resources,
         executor=everything.executor,
     )
