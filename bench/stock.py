@@ -104,14 +104,12 @@ async def _shapes(at: Installation, jobs: int, *, steps_share_leases: bool = Fal
         if steps_share_leases:
             _share_leases(at)
         await client.run(1)
-        medians = {}
-        for shape, per_unit in SHAPES.items():
-            rows = []
-            for _ in range(jobs):
+        rows: dict[str, list[Times]] = {shape: [] for shape in SHAPES}
+        for _ in range(jobs):
+            for shape, per_unit in SHAPES.items():  # in turn, so that both meet the same machine
                 await asyncio.sleep(rng.uniform(1, 6))
-                rows.append(await _job(at, client, per_unit))
-            medians[shape] = Times.median(rows)
-        return medians
+                rows[shape].append(await _job(at, client, per_unit))
+        return {shape: Times.median(times) for shape, times in rows.items()}
     finally:
         await client.close()
 
