@@ -198,8 +198,8 @@ async def generate(context: OpExecutionContext, task: UnitTask, studio: StudioRe
 
 @op(
     out={name: Out(Nothing, is_required=False) for name in (GENERATED_IMAGES, PRODUCTION_PHOTO, CREDITS)},
-    description="Ends the job and its production, unless its last picture did: status, counts, ids in order, times. Then "
-    "shows what was made: assets and checks.",
+    description="Ends the job and its production, unless its last picture did: status, counts, ids in order, times. "
+    "Then shows what was made: assets and checks.",
 )
 async def settle(  # type: ignore[no-untyped-def]
     context: OpExecutionContext,
