@@ -108,26 +108,31 @@ def m2(*, quick: bool) -> Figure:
     counts = (1, 3) if quick else (1, 3, 5)
     with installation(workers=max(counts)) as at:
         sizes = {count: _in_flight(at, count) for count in counts}
-    slope, _ = line(list(sizes.items()))
+    workers, _ = line([(count, at_work) for count, (at_work, _) in sizes.items()])
+    postgres, _ = line([(count, behind) for count, (_, behind) in sizes.items()])
+    slope = workers + postgres
     return Figure(
         "M2",
         "memory that one more run in flight costs, its slot included (PSS)",
         "≤ 40 MB",
-        f"{slope:.0f} MB",
+        f"{slope:.0f} MB ({workers:.0f} the worker's, {postgres:.0f} PostgreSQL's)",
         slope <= 40,
         "A worker with as many children as runs, each in the midst of a job of four pictures; PSS of the worker and of "
         "PostgreSQL with its connections.\n\n"
-        + grid(("runs", "MB"), [(count, f"{size:.0f}") for count, size in sizes.items()]),
+        + grid(
+            ("runs", "worker, MB", "PostgreSQL, MB"),
+            [(count, f"{at_work:.0f}", f"{behind:.0f}") for count, (at_work, behind) in sizes.items()],
+        ),
     )
 
 
-def _in_flight(at: Installation, count: int) -> float:
-    """MB while so many runs wait for Gemini."""
+def _in_flight(at: Installation, count: int) -> tuple[float, float]:
+    """MB of the worker and of PostgreSQL while so many runs wait for Gemini."""
     with at.celery(count) as workers:
         return asyncio.run(_weigh_runs(at, workers, count))
 
 
-async def _weigh_runs(at: Installation, workers: Workers, count: int) -> float:
+async def _weigh_runs(at: Installation, workers: Workers, count: int) -> tuple[float, float]:
     client = await at.client()
     try:
         at.gemini.latency(0.0)
@@ -142,9 +147,9 @@ async def _weigh_runs(at: Installation, workers: Workers, count: int) -> float:
                 raise RuntimeError(f"{count} runs were not in flight within 60 s")
             await asyncio.sleep(0.1)
         postgres = family(psutil.Process(at.stack.supervisor.pids()["postgres"]))
-        size = _sum([*workers.all(), *postgres])
+        sizes = _sum(workers.all()), _sum(postgres)
         await client.ended(job_ids)
-        return size
+        return sizes
     finally:
         await client.close()
 

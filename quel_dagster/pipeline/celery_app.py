@@ -6,10 +6,8 @@ Importing this module starts a worker process, so the environment is read here.
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 from celery.signals import task_postrun, worker_init, worker_process_init, worker_process_shutdown, worker_shutting_down
@@ -24,19 +22,10 @@ from quel_dagster.pipeline import draining
 from quel_dagster.pipeline.event_writer import gather_events
 from quel_dagster.pipeline.launcher import CELERY_SETTINGS
 from quel_dagster.pipeline.outages import outlast_outages
+from quel_dagster.pipeline.preload import preload
 from quel_dagster.pipeline.process import StudioProcess
 from quel_dagster.settings import Settings
 
-#: What runs import where they first need it: once in the parent is cheaper than in every child.
-LATE_IMPORTS = (
-    "anyio.streams.memory",
-    "dagster_async_executor.executor",
-    "fsspec.implementations.local",
-    "httpcore2",
-    "psycopg",
-    "psycopg2.extras",
-    "upath",
-)
 #: glibc gives each of many threads a heap of its own, and takes back little of what pictures needed there.
 MEMORY_ARENAS = 2
 _M_ARENA_MAX = -8
@@ -65,16 +54,9 @@ resume_job = create_resume_job_task(app)
 def load(**_: Any) -> None:
     """Load the definitions once, in the parent: every child shares their memory, and one that replaces a dead child
     is there at once."""
-    from quel_dagster.definitions import defs  # noqa: PLC0415  whoever only looks at the application needs them not
-
-    defs.get_repository_def().get_all_jobs()
-    for name in LATE_IMPORTS:
-        import_module(name)
+    preload()
     with suppress(AttributeError, OSError):  # another C library: it has ways of its own
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, MEMORY_ARENAS)
-    # A collection in a child would touch, and so copy, every page of what it shares.
-    gc.collect()
-    gc.freeze()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

@@ -37,6 +37,14 @@ def keep_connections(storage: DagsterPostgresStorage) -> DagsterPostgresStorage:
     return storage
 
 
+def close_connections() -> None:
+    """Close those of this process: it is about to fork, and a child must not find its parent's."""
+    with _lock:
+        for engine in _engines.values():
+            engine.dispose()
+        _engines.clear()
+
+
 def _engine_of_process(url: str) -> Engine:
     """One engine for each URL; a forked child gets its own."""
     with _lock:
