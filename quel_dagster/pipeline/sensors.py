@@ -27,8 +27,8 @@ from quel_dagster.settings import Settings
 
 #: A tick blocks on Redis this long; the daemon starts the next one as soon as it ends.
 WAIT_SECONDS = 5.0
-#: Runs that one tick asks for: what is above stays in Redis. The daemon makes them one after the other, in the tick, which
-#: takes well below a second so; a burst of 20 ids takes two.
+#: Runs that one tick asks for: what is above stays in Redis. The daemon makes them one after the other, in the tick,
+#: which takes well below a second so; a burst of 20 ids takes two.
 RUNS_PER_TICK = 12
 #: An id may be pushed a moment before its row is committed; this many looks, one a tick, then it is dead.
 LOOKS_FOR_A_ROW = 3

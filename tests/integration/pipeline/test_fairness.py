@@ -56,7 +56,7 @@ def queue(redis_url: str) -> Iterator[JobQueue]:
 
 
 #: Fewer than a tick asks for: the workers are the bottleneck, as behind every backlog.
-ENDED_PER_TICK = 12
+ENDED_PER_TICK = 6
 
 
 def jobs_of_members(url: str, *counts: int, total_images: int = 1) -> list[list[UUID]]:
@@ -128,7 +128,7 @@ def test_one_id_of_another_member_does_not_wait_behind_five_hundred(
 ) -> None:
     many, (one,) = jobs_of_members(worker["DATABASE_URL"], 500, 1)
     queue.push(*many)
-    for _ in range(2):
+    while len(in_queue(dagster)) < fairness.QUEUED_RUNS_OF_ONE_MEMBER:
         enqueue(dagster, asked_for(dagster))
     queue.push(one)
 
@@ -221,7 +221,7 @@ def test_a_backlog_runs_in_the_order_of_each_member_while_ticks_and_memory_stay_
     for job_id in launched:
         order[member_of[job_id]].append(job_id)
     assert [order[number] for number in range(len(members))] == members
-    assert launched.index(members[24][0]) < 40, "the one id of a member waited for more than two of each other"
+    assert launched.index(members[24][0]) < 2 * len(members), "the one id of a member waited for more than two of all"
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun_with) / 1024 < 50
     assert max(ticks) < 20  # a hang; `python -m bench.backlog` measures
 
