@@ -39,7 +39,7 @@ from typing import Any, Self
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -319,7 +319,10 @@ class GenerateContent:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return  # half a request is none
         wanted = await asyncio.to_thread(_read, body, decode=not self.canned)
         entry = self.state.arrived(request.path_params["version"], request.path_params["model"], wanted)
         outcome = "disconnected"

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
+from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, GenerateContent, Rule
 from tests.integration.gemini.conftest import API_KEY, reference
 
 MODEL = "/v1beta/models/gemini-2.5-flash-image:generateContent"
@@ -54,6 +54,20 @@ def test_it_answers_as_the_api_does(http: httpx2.Client) -> None:
         with Image.open(io.BytesIO(base64.b64decode(inline["data"]))) as image:
             assert image.size == (896, 1152)
     assert http.get("/healthz").json() == {"ok": True}
+
+
+async def test_half_a_request_is_none(server: GeminiStandIn) -> None:
+    """A client was killed, or its call cancelled, while it sent its references."""
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        pytest.fail(f"answered with {message}")
+
+    await GenerateContent(server.state)({"type": "http", "method": "POST", "headers": []}, receive, send)
+    assert server.state.requests == []
 
 
 @pytest.mark.parametrize(
