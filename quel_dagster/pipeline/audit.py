@@ -587,7 +587,8 @@ class _Queue(_Check):
 @dataclass(frozen=True)
 class _RunEnds(_Check):
     """I14. The last run of a job is the last that started on it; one that found another at work, or everything done
-    before it started, ended nothing."""
+    before it started, ended nothing. One that an operator stopped while it waited, say to retry one that died, ended
+    its job all the same."""
 
     code: str
     reader: AuditReader
@@ -601,7 +602,7 @@ class _RunEnds(_Check):
         if instance is None:
             return _Look(not_done="Dagster's storage not given")
         wanted = self.job_ids if suspects is None else [UUID(breach.ids["job"]) for breach in suspects]
-        last = await self._last_runs(instance, wanted)
+        last, stopped = await self._last_runs(instance, wanted)
         checked = 0
         breaches = []
         for row in await self.reader.rows(sql.ENDED_JOBS):
@@ -611,6 +612,8 @@ class _RunEnds(_Check):
             if row.completed_at is not None and (record.start_time or 0) > row.completed_at:
                 continue
             checked += 1
+            if row.status == JobStatus.CANCELLED and str(row.job_id) in stopped:
+                continue
             ended = record.dagster_run.status
             settled = max(record.end_time or 0, row.completed_at or 0)
             if ended not in _ENDS[JobStatus(row.status)] and time.time() - settled > self.grace:
@@ -623,7 +626,10 @@ class _RunEnds(_Check):
                 breaches.append(_breach(self.code, "disagree", facts))
         return _Look(checked=checked, breaches=tuple(breaches[:LISTED]), total=len(breaches))
 
-    async def _last_runs(self, instance: DagsterInstance, job_ids: Collection[UUID] | None) -> dict[str, RunRecord]:
+    async def _last_runs(
+        self, instance: DagsterInstance, job_ids: Collection[UUID] | None
+    ) -> tuple[dict[str, RunRecord], set[str]]:
+        """The last run of each job that started, and the jobs that had a newer one which was stopped before."""
         filters: list[RunsFilter]
         if job_ids is None:
             filters = [RunsFilter(created_after=self.since)]
@@ -631,13 +637,17 @@ class _RunEnds(_Check):
             pages = _pages([str(job_id) for job_id in job_ids], _RUNS_PER_PAGE)
             filters = [RunsFilter(tags={JOB_ID_TAG: page}) for page in pages]
         last: dict[str, RunRecord] = {}
+        stopped: set[str] = set()
         for runs in filters:
             async for record in _records(instance, runs):  # newest first
-                tags = record.dagster_run.tags
-                begun = record.start_time is not None or record.dagster_run.status not in _FINISHED
-                if JOB_ID_TAG in tags and tags.get(OUTCOME_TAG) != REFUSED and begun:
+                tags, status = record.dagster_run.tags, record.dagster_run.status
+                if JOB_ID_TAG not in tags or tags.get(OUTCOME_TAG) == REFUSED:
+                    continue
+                if record.start_time is not None or status not in _FINISHED:
                     last.setdefault(tags[JOB_ID_TAG], record)
-        return last
+                elif status is DagsterRunStatus.CANCELED and tags[JOB_ID_TAG] not in last:
+                    stopped.add(tags[JOB_ID_TAG])
+        return last, stopped
 
 
 async def _records(instance: DagsterInstance, filters: RunsFilter) -> AsyncIterator[RunRecord]:

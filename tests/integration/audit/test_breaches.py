@@ -11,7 +11,7 @@ from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus
 from quel_dagster.adapters.queue import PROCESSING
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.audit import Breach
-from tests.integration.audit.conftest import PICTURE, House, Made
+from tests.integration.audit.conftest import PICTURE, House, Made, run
 from tests.integration.conftest import PRICE
 
 Damage = Callable[[House, Made], Awaitable[dict[str, Any]]]
@@ -330,6 +330,32 @@ async def test_the_ends_of_run_and_job_agree(house: House) -> None:
         job: run for job, (run, _) in disagree.items()
     }
     assert all(disagree[breach.ids["job"]][1] in breach.line for breach in breaches)
+
+
+async def test_a_retry_that_was_stopped_while_it_waited_ended_its_job(house: House) -> None:
+    job = await house.finished(made=1, status=JobStatus.CANCELLED, ended=DagsterRunStatus.FAILURE)
+    run(house.instance, job.job_id, DagsterRunStatus.CANCELED, started=False)
+
+    assert not (await house.audit()).breaches
+
+
+async def test_a_run_that_was_stopped_while_it_waited_ended_nothing_that_came_later(house: House) -> None:
+    job = await house.office.job(1)
+    run(house.instance, job.job_id, DagsterRunStatus.CANCELED, started=False)
+    run_id = run(house.instance, job.job_id, DagsterRunStatus.FAILURE)
+    claim = await house.office.claim(job, run_id=run_id)
+    await house.office.database.settle(
+        job.job_id, claim.token, status=JobStatus.CANCELLED, total=1, error=None, inputs=0
+    )
+    made = await house.finished(ended=DagsterRunStatus.FAILURE)
+    run(house.instance, made.job_id, DagsterRunStatus.CANCELED, started=False)
+
+    breaches = (await house.audit()).breaches
+
+    assert {(breach.code, breach.ids["job"]) for breach in breaches} == {
+        ("I14", str(job.job_id)),  # stopped before the run that failed, and so not by that
+        ("I14", str(made.job_id)),  # completed, which no stop is
+    }
 
 
 async def test_what_is_not_an_id_stays_out_of_the_words(house: House) -> None:
