@@ -43,6 +43,9 @@ AGED = timedelta(seconds=60)
 
 SMALL_FIRST = "1"
 BEGUN_FIRST = "2"
+#: For short runs of the house's own, such as audits: behind a backlog of small jobs they wait their turn, and neither
+#: for its end nor, as a large job would, so long that the small ones lose their precedence.
+AMONG_SMALL = {PRIORITY_TAG: SMALL_FIRST}
 
 #: member id; "" for ids without a member, a row, or any sense
 Lane = str

@@ -28,6 +28,7 @@ from dagster._core.utils import make_new_run_id
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.definitions import defs
 from quel_dagster.pipeline import fairness, sensors
 from quel_dagster.pipeline.fairness import Lanes
 from tests.integration.pipeline.test_sensor import sentence, tick
@@ -336,3 +337,9 @@ def test_a_large_job_that_its_members_limit_holds_back_takes_no_precedence_from_
     queue.push(*small)
     (request,) = asked_for(limited)
     assert request.tags["dagster/priority"] == "1"
+
+
+@pytest.mark.parametrize("name", ["audit_job", "daily_summary_job", "retention_job"])
+def test_the_houses_own_runs_take_their_turn_among_small_jobs(name: str) -> None:
+    """Else one that waited behind a backlog for a minute would take the precedence from small jobs that come."""
+    assert defs.get_repository_def().get_job(name).run_tags["dagster/priority"] == fairness.SMALL_FIRST
