@@ -274,4 +274,6 @@ class Camera:
 
 @pytest.fixture
 def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Camera:
-    return Camera(request.config.getoption("--tour", None) or tmp_path)
+    folder: Path = request.config.getoption("--tour", None) or tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    return Camera(folder)
