@@ -52,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="few repetitions, to see that everything works")
-    parser.add_argument("--full", action="store_true", help="S1 with 10,000 ids, which takes most of an hour")
+    parser.add_argument("--full", action="store_true", help="S1 with 10,000 ids, which takes half an hour")
     arguments = parser.parse_args()
     rows = [row.upper() for row in arguments.rows] or list(ROWS)
     if unknown := set(rows) - set(ROWS):

@@ -12,7 +12,7 @@ def s1(*, quick: bool) -> Figure:
 
 
 def s1_full(*, quick: bool) -> Figure:
-    """The whole backlog: most of an hour on two cores."""
+    """The whole backlog: half an hour on two cores."""
     return _row(500 if quick else 10_000)
 
 

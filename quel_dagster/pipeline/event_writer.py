@@ -38,6 +38,7 @@ GATHER_SECONDS = 0.1
 
 Row = dict[str, Any]
 _gathering = False
+#: what steps give to each other, while it is being written
 _values: deque[Future[None]] = deque()
 _waiting = threading.Lock()
 

@@ -19,7 +19,7 @@ from quel_dagster.studio.outcomes import Planned, UnitTask
 
 
 class JsonIOManager(ConfigurableIOManager):
-    """Writes every value once; reads what this process wrote from memory."""
+    """Writes every value once, beside the work; reads what this process wrote from memory."""
 
     studio: StudioResource
     _written: dict[tuple[str, str, str, str], Any] = PrivateAttr(default_factory=dict)

@@ -335,6 +335,8 @@ class JobSession:
     async def make(self, unit: Unit, say: Say) -> UnitOutcome:
         """Make the pictures of a unit that are missing. What goes wrong with a picture is in the outcome.
 
+        The unit that completes the job ends it.
+
         Raises:
             RunTerminatedError: an operator stopped the run meanwhile.
         """
@@ -536,7 +538,7 @@ class JobSession:
     async def settle(
         self, outcomes: Sequence[UnitOutcome], say: Say, left_out: Sequence[str] = ()
     ) -> tuple[JobOutcome, tuple[UnitOutcome, ...]]:
-        """Make what an earlier run left missing, then end the job (domain.md §3).
+        """Make what an earlier run left missing, then end the job (domain.md §3), unless its last picture did.
 
         Args:
             left_out: keys of units that were not to be made, for the job's `error_message`.
