@@ -116,9 +116,9 @@ def test_what_follows_a_value_that_could_not_be_written_is_not_written_and_told_
     instance: DagsterInstance, gathering: list[str]
 ) -> None:
     run = instance.create_run_for_job(talk)
-    value = Value(gathering)
-    event_writer.before_events(value)
+    value: Future[None] = Future()
     value.set_exception(OSError("the disk is full"))
+    event_writer.before_events(value)
     instance.report_engine_event("succeeded", run)
     with pytest.raises(QuelError, match="the disk is full"):
         messages(instance, run.run_id)
