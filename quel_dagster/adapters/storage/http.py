@@ -79,7 +79,7 @@ def http_client(patience: Patience) -> httpx.AsyncClient:
 
 
 class HttpObjects:
-    """GET, HEAD and DELETE of objects by URL. The URL may be signed: it is in no message."""
+    """GET, HEAD, PUT and DELETE of objects by URL. The URL may be signed: it is in no message."""
 
     def __init__(self, service: Service, client: httpx.AsyncClient) -> None:
         self._service = service
@@ -100,14 +100,21 @@ class HttpObjects:
         async with self._answer("HEAD", url) as answer:
             return int(answer.headers["content-length"])
 
+    async def put(self, url: str, data: bytes, *, content_type: str) -> None:
+        async with self._answer("PUT", url, data, content_type=content_type):
+            pass
+
     async def delete(self, url: str) -> None:
         async with self._answer("DELETE", url):
             pass
 
     @asynccontextmanager
-    async def _answer(self, method: str, url: str) -> AsyncIterator[httpx.Response]:
+    async def _answer(
+        self, method: str, url: str, data: bytes | None = None, *, content_type: str | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        headers = _UNCOMPRESSED if content_type is None else {**_UNCOMPRESSED, "content-type": content_type}
         with self._service.named_errors():
-            async with self._client.stream(method, url, headers=_UNCOMPRESSED) as answer:
+            async with self._client.stream(method, url, content=data, headers=headers) as answer:
                 if answer.is_redirect:
                     raise StorageError(f"{self._service.name} redirects elsewhere, which is refused")
                 if not answer.is_success:

@@ -1,20 +1,21 @@
-"""`file:` and `s3:` through obstore (Rust's object_store).
+"""`file:` and `s3:` through obstore (Rust's object_store): the one writes with it, the other signs with it.
 
-obstore's own retries are off, so that one rule and one deadline hold for every store. Objects go up in one request: a
-multipart upload leaves its parts behind when the process dies.
+obstore's calls are made in threads of Python's. Those that it makes awaitable end in a thread of its own that calls
+into Python; one that is still there while the interpreter goes aborts the process (docs/decisions/storage.md).
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import obstore
-from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError
 from obstore.store import LocalStore
 from obstore.store import S3Store as ObstoreS3Store
 
@@ -26,11 +27,13 @@ from quel_dagster.jobs.references import checked_key
 if TYPE_CHECKING:
     from obstore.store import S3Config
 
+T = TypeVar("T")
+_Method = Literal["GET", "HEAD", "PUT", "DELETE"]
+
 #: as long as S3 lets clocks differ
 _SIGNATURE_LIFETIME = timedelta(minutes=15)
 
 _NO_SPACE = re.compile(r"os error (28|122)\b")  # ENOSPC, EDQUOT
-_STATUS = re.compile(r"status code: (\d{3})|\((\d{3}) [A-Z][A-Za-z ]+\)")
 _S3 = Service("the S3 store", "STORAGE_URL and the AWS_* variables")
 
 
@@ -50,41 +53,41 @@ class FileStore:
         """`content_type` goes nowhere: a file has no place for it."""
         key = checked_key(key)
 
-        async def attempt() -> None:
-            with _file_errors():
-                await obstore.put_async(self._store, key, data, use_multipart=False)
+        def write() -> None:
+            obstore.put(self._store, key, data, use_multipart=False)
 
-        await self._patience.call(f"upload of {key}", attempt)
+        await self._call(f"upload of {key}", write)
 
     async def get(self, key: str, *, max_bytes: int) -> bytes:
         key = checked_key(key)
 
-        async def attempt() -> bytes:
-            with _file_errors():
-                file = await obstore.get_async(self._store, key)
-                if file.meta["size"] > max_bytes:
-                    raise StorageError(f"the object is larger than the {max_bytes:,} bytes that are read")
-                return bytes(await file.bytes_async())
+        def read() -> bytes:
+            file = obstore.get(self._store, key)
+            if file.meta["size"] > max_bytes:
+                raise StorageError(f"the object is larger than the {max_bytes:,} bytes that are read")
+            return bytes(file.bytes())
 
-        return await self._patience.call(f"download of {key}", attempt)
+        return await self._call(f"download of {key}", read)
 
     async def size(self, key: str) -> int:
         key = checked_key(key)
-
-        async def attempt() -> int:
-            with _file_errors():
-                return (await obstore.head_async(self._store, key))["size"]
-
-        return await self._patience.call(f"size of {key}", attempt)
+        return await self._call(f"size of {key}", lambda: obstore.head(self._store, key)["size"])
 
     async def delete(self, key: str) -> None:
         key = checked_key(key)
 
-        async def attempt() -> None:
-            with suppress(ObjectNotFoundError), _file_errors():
-                await obstore.delete_async(self._store, key)
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, key)
 
-        await self._patience.call(f"removal of {key}", attempt)
+        await self._call(f"removal of {key}", remove)
+
+    async def _call(self, what: str, work: Callable[[], T]) -> T:
+        async def attempt() -> T:
+            with _file_errors():
+                return await asyncio.to_thread(work)
+
+        return await self._patience.call(what, attempt)
 
     async def aclose(self) -> None:
         """There is nothing to close."""
@@ -93,7 +96,8 @@ class FileStore:
 class S3Store:
     """A bucket of anything that speaks S3. Credentials that are not given come from the machine's role.
 
-    All but uploads go through URLs that obstore signs, since obstore itself follows redirects whatever it is told.
+    Requests are httpx's, as for the other stores, with URLs that obstore signs. An object goes up in one: a multipart
+    upload leaves its parts behind when the process dies.
     """
 
     backend = "s3"
@@ -135,46 +139,38 @@ class S3Store:
         self._objects = HttpObjects(_S3, self._client)
 
     async def put(self, key: str, data: bytes, *, content_type: str) -> None:
-        key = checked_key(key)
+        async def upload(url: str) -> None:
+            try:
+                await self._objects.put(url, data, content_type=content_type)
+            except ObjectNotFoundError:
+                raise StorageError("there is no such bucket; check STORAGE_URL") from None
 
-        async def attempt() -> None:
-            with _s3_errors():
-                await obstore.put_async(
-                    self._store, key, data, attributes={"Content-Type": content_type}, use_multipart=False
-                )
-
-        await self._patience.call(f"upload of {key}", attempt)
+        await self._call("upload", "PUT", key, upload)
 
     async def get(self, key: str, *, max_bytes: int) -> bytes:
-        key = checked_key(key)
-
-        async def attempt() -> bytes:
-            with _s3_errors():
-                url = await obstore.sign_async(self._store, "GET", key, _SIGNATURE_LIFETIME)
-            return await self._objects.get(url, max_bytes=max_bytes)
-
-        return await self._patience.call(f"download of {key}", attempt)
+        return await self._call("download", "GET", key, lambda url: self._objects.get(url, max_bytes=max_bytes))
 
     async def size(self, key: str) -> int:
-        key = checked_key(key)
-
-        async def attempt() -> int:
-            with _s3_errors():
-                url = await obstore.sign_async(self._store, "HEAD", key, _SIGNATURE_LIFETIME)
-            return await self._objects.size(url)
-
-        return await self._patience.call(f"size of {key}", attempt)
+        return await self._call("size", "HEAD", key, self._objects.size)
 
     async def delete(self, key: str) -> None:
-        key = checked_key(key)
-
-        async def attempt() -> None:
-            with _s3_errors():
-                url = await obstore.sign_async(self._store, "DELETE", key, _SIGNATURE_LIFETIME)
+        async def remove(url: str) -> None:
             with suppress(ObjectNotFoundError):
                 await self._objects.delete(url)
 
-        await self._patience.call(f"removal of {key}", attempt)
+        await self._call("removal", "DELETE", key, remove)
+
+    async def _call(self, what: str, method: _Method, key: str, request: Callable[[str], Awaitable[T]]) -> T:
+        """Make `request` of a URL that is signed anew for each attempt."""
+        key = checked_key(key)
+
+        async def attempt() -> T:
+            with _signing_errors():
+                # in a thread, since a role's credentials are fetched over HTTP
+                url = await asyncio.to_thread(obstore.sign, self._store, method, key, _SIGNATURE_LIFETIME)
+            return await request(url)
+
+        return await self._patience.call(f"{what} of {key}", attempt)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -195,19 +191,12 @@ def _file_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _s3_errors() -> Iterator[None]:
-    """obstore's exceptions as ours; it tells a status only in the text of its message."""
+def _signing_errors() -> Iterator[None]:
+    """obstore's exceptions as ours; all that it asks anybody for is a role's credentials."""
     try:
         yield
-    except FileNotFoundError:
-        raise StorageError("there is no such bucket; check STORAGE_URL") from None
-    except (PermissionDeniedError, UnauthenticatedError):
-        raise _S3.status_error(403) from None
-    except GenericError as error:
-        found = _STATUS.search(_first_line(error))
-        if found is None:
-            raise StorageUnavailableError("the S3 store did not answer (refused, cut or too slow)") from None
-        raise _S3.status_error(int(found[1] or found[2])) from None
+    except GenericError:
+        raise StorageUnavailableError("the machine's role gave no credentials; see the AWS_* variables") from None
     except (BaseError, OSError, ValueError) as error:
         raise StorageError(f"the S3 store cannot be used ({type(error).__name__}); check STORAGE_URL") from None
 
