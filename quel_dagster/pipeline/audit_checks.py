@@ -24,7 +24,6 @@ from quel_dagster.adapters.storage.store import open_store
 from quel_dagster.errors import SettingsError
 from quel_dagster.pipeline import metadata
 from quel_dagster.pipeline.audit import AuditReport, Finding, Sources, audit
-from quel_dagster.pipeline.fairness import AMONG_SMALL
 from quel_dagster.pipeline.names import CREDITS_KEY, IMAGES_KEY, JOBS_TABLE, PRODUCTIONS_KEY
 from quel_dagster.pipeline.resources import QueueResource
 from quel_dagster.settings import Settings
@@ -132,7 +131,6 @@ def _result(name: str, key: AssetKey, findings: Sequence[Finding]) -> AssetCheck
 
 audit_job = define_asset_job(
     "audit_job",
-    tags=AMONG_SMALL,
     selection=AssetSelection.checks(*(spec.key for spec in AUDIT_SPECS)),
     description="The audit of the last day, as asset checks. `quel audit` looks at everything.",
 )

@@ -30,7 +30,7 @@ from dagster._core.errors import DagsterInvalidSubsetError
 from dagster._core.execution.plan.resume_retry import ReexecutionStrategy
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES, DagsterRun, RunRecord
-from dagster._core.storage.tags import RETRY_NUMBER_TAG, RETRY_STRATEGY_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import RETRY_STRATEGY_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon import controller, sensor
 from dagster._daemon.auto_run_reexecution.auto_run_reexecution import filter_runs_to_should_retry, retry_run
@@ -42,7 +42,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from typing_extensions import override
 
 from quel_dagster.pipeline.lost_starts import LostStarts
-from quel_dagster.pipeline.tags import LOST_STARTS_TAG
+from quel_dagster.pipeline.run_queue import StartOrder
 
 #: seconds from the start of one look for due sensors to the start of the next
 SENSOR_LOOP_SECONDS = 0.2
@@ -73,10 +73,11 @@ def quicken_run_queue() -> bool:
     if getattr(controller, "QueuedRunCoordinatorDaemon", None) is not QueuedRunCoordinatorDaemon:
         _log.warning(
             "dagster._daemon.controller has no QueuedRunCoordinatorDaemon in this version of Dagster, so the run "
-            "queue is looked at once per dequeue interval: runs start up to that much later."
+            "queue is looked at once per dequeue interval: runs start up to that much later, and large jobs only when "
+            "no small one waits."
         )
         return False
-    controller.QueuedRunCoordinatorDaemon = PromptRunQueueDaemon  # type: ignore[attr-defined]
+    controller.QueuedRunCoordinatorDaemon = PromptRunQueueDaemon  # type: ignore[attr-defined,assignment]
     submit_run = QueuedRunCoordinator.submit_run
 
     def submit_and_wake(self: Any, context: SubmitRunContext) -> DagsterRun:
@@ -189,7 +190,11 @@ class PromptRetryDaemon(EventLogConsumerDaemon):
 
 
 class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
-    """The run queue's daemon, looking again as soon as there is a reason to."""
+    """The run queue's daemon, looking again as soon as there is a reason to, and with an order of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._start_order = StartOrder()
 
     @override
     def core_loop(
@@ -209,10 +214,14 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
             yield None
 
     @override
+    def _get_runs_to_dequeue(self, *args: Any, **options: Any) -> list[DagsterRun]:
+        runs = super()._get_runs_to_dequeue(*args, **options)
+        self._start_order.end_look()
+        return runs
+
+    @override
     def _priority_sort(self, runs: Iterable[DagsterRun]) -> list[DagsterRun]:
-        """By priority; among equals those first that were launched before, as their jobs are older than the rest."""
-        again = (RETRY_NUMBER_TAG, LOST_STARTS_TAG)
-        return super()._priority_sort(sorted(runs, key=lambda run: not any(tag in run.tags for tag in again)))
+        return self._start_order.sort(runs)
 
     def _wait(self, instance: DagsterInstance, shutdown_event: threading.Event) -> None:
         """Return after the dequeue interval, or sooner: a run was submitted, or one ended for which another waits."""

@@ -8,8 +8,8 @@ What must hold, for `jobs:queue` as for the runs:
     F3  No id is passed over for ever: the next one is of the member with the fewest live runs, and among equals the
         oldest. Whoever pushed a thousand has live runs; whoever pushed one has none, and comes first.
     F4  No member's runs fill Dagster's queue: a run that waits there for its member's limit leaves room for others.
-    F5  A large job starts although small ones keep coming: one that has waited in Dagster's queue for AGED takes
-        the precedence from all small ones after it.
+    F5  A large job starts although small ones keep coming: once it has waited in Dagster's queue for a minute, small
+        ones have no precedence over it any more (`run_queue`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Self
 from uuid import UUID
 
@@ -29,6 +28,7 @@ from dagster._core.storage.tags import PRIORITY_TAG
 from quel_dagster.adapters.database.store import JobDescription
 from quel_dagster.adapters.queue import job_id_of
 from quel_dagster.jobs.model import JobStatus
+from quel_dagster.pipeline.run_queue import BEGUN_FIRST, SMALL_FIRST
 from quel_dagster.pipeline.tags import MEMBER_TAG
 from quel_dagster.settings import Settings
 
@@ -39,13 +39,6 @@ QUEUED_RUNS_OF_ONE_MEMBER = 25
 #: Ids from the front of `jobs:queue` among which the next ones are chosen, and rows that one tick looks up for it.
 LOOK_AHEAD = 20_000
 ROWS_PER_TICK, ROWS_PER_QUERY = 2_000, 1_000
-AGED = timedelta(seconds=60)
-
-SMALL_FIRST = "1"
-BEGUN_FIRST = "2"
-#: For short runs of the house's own, such as audits: behind a backlog of small jobs they wait their turn, and neither
-#: for its end nor, as a large job would, so long that the small ones lose their precedence.
-AMONG_SMALL = {PRIORITY_TAG: SMALL_FIRST}
 
 #: member id; "" for ids without a member, a row, or any sense
 Lane = str
@@ -57,7 +50,6 @@ class Bounds:
 
     queued: int
     queued_of_one_member: int
-    running_of_one_member: int | None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -67,7 +59,6 @@ class Bounds:
         return cls(
             queued=max(QUEUED_RUNS, 2 * settings.workers),
             queued_of_one_member=min(QUEUED_RUNS_OF_ONE_MEMBER, limit or QUEUED_RUNS_OF_ONE_MEMBER),
-            running_of_one_member=limit,
         )
 
 
@@ -79,8 +70,6 @@ class Load:
     room: int
     queued: Mapping[Lane, int] = field(default_factory=Counter)
     live: Mapping[Lane, int] = field(default_factory=Counter)
-    #: does a large job wait for long although it might run?
-    aged: bool = True
 
     @classmethod
     def of(cls, instance: DagsterInstance, bounds: Bounds) -> Self:
@@ -89,33 +78,12 @@ class Load:
         if waiting >= bounds.queued:
             return cls(room=0)
         records = instance.get_run_records(RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
-        live = Counter(_lane(record) for record in records)
-        queued = Counter(_lane(record) for record in records if _is_queued(record))
-        running = live - queued
-
-        def might_run(record: RunRecord) -> bool:
-            limit = bounds.running_of_one_member
-            return limit is None or running[_lane(record)] < limit
-
-        # on the database's clock alone: who waits for long sees others come
-        newest = max((record.create_timestamp for record in records), default=None)
-        aged = any(
-            _is_queued(record)
-            and record.dagster_run.tags.get(PRIORITY_TAG) != SMALL_FIRST
-            and newest - record.create_timestamp > AGED
-            and might_run(record)
-            for record in records
-            if newest is not None
-        )
-        return cls(room=bounds.queued - waiting, queued=queued, live=live, aged=aged)
+        queued = (record for record in records if record.dagster_run.status is DagsterRunStatus.QUEUED)
+        return cls(room=bounds.queued - waiting, queued=Counter(map(_lane, queued)), live=Counter(map(_lane, records)))
 
 
 def _lane(record: RunRecord) -> Lane:
     return record.dagster_run.tags.get(MEMBER_TAG, "")
-
-
-def _is_queued(record: RunRecord) -> bool:
-    return record.dagster_run.status is DagsterRunStatus.QUEUED
 
 
 def next_ids(waiting: Mapping[bytes, Lane], load: Load, *, room: int, of_one_member: int) -> list[bytes]:
@@ -166,12 +134,12 @@ class Lanes:
         return {raw: known.get(raw, "") for raw in order if raw in known or raw in looked_up}
 
 
-def priority_tags(job: JobDescription, load: Load, settings: Settings) -> dict[str, str]:
+def priority_tags(job: JobDescription, settings: Settings) -> dict[str, str]:
     """A job that was begun goes on before others begin: a worker that stops hands it over, the sweep finds it.
 
-    A small job starts before larger ones, unless one of those has waited for long (F5).
+    A small job starts before larger ones.
     """
     if job.job_status == JobStatus.PROCESSING:
-        return {PRIORITY_TAG: BEGUN_FIRST}
+        return {PRIORITY_TAG: str(BEGUN_FIRST)}
     small = 0 < job.total_images <= settings.small_job_pictures
-    return {PRIORITY_TAG: SMALL_FIRST} if small and not load.aged else {}
+    return {PRIORITY_TAG: str(SMALL_FIRST)} if small else {}

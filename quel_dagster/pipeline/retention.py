@@ -26,7 +26,6 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from pydantic import Field
 
 from quel_dagster.adapters.database.figures import forget_op_outputs
-from quel_dagster.pipeline.fairness import AMONG_SMALL
 from quel_dagster.pipeline.resources import StudioResource
 from quel_dagster.settings import Settings
 
@@ -99,7 +98,7 @@ def forget_runless(instance: DagsterInstance, *, before: datetime) -> int:
     return gone
 
 
-@job(tags=AMONG_SMALL, description="Deletes runs, their events and op outputs that are older than QUEL_KEEP_RUNS_DAYS.")
+@job(description="Deletes runs, their events and op outputs that are older than QUEL_KEEP_RUNS_DAYS.")
 def retention_job() -> None:
     forget_old_runs()
 

@@ -58,7 +58,7 @@ def jobs_queue_sensor(
         bounds = Bounds.of(Settings.read())
         load = Load.of(context.instance, bounds)
         claim_next(job_queue, studio, load, bounds)
-        return requests(context, job_queue, studio, load)
+        return requests(context, job_queue, studio)
     except RedisError as error:
         raise unreachable(error) from None
     finally:
@@ -87,9 +87,7 @@ def claim_next(queue: JobQueue, studio: StudioResource, load: Load, bounds: Boun
         queue.take(next_ids(lanes, load, room=room, of_one_member=bounds.queued_of_one_member))
 
 
-def requests(
-    context: SensorEvaluationContext, queue: JobQueue, studio: StudioResource, load: Load
-) -> SensorResult | SkipReason:
+def requests(context: SensorEvaluationContext, queue: JobQueue, studio: StudioResource) -> SensorResult | SkipReason:
     """One run request per entry whose row exists; what can never run goes to `jobs:dead`.
 
     Dagster shows a reason for skipped ticks alone. The cursor, which nothing is read from, stands beside every tick
@@ -112,7 +110,7 @@ def requests(
                     run_config=run_config(delivery.job_id),
                     tags={
                         **run_tags(described[delivery.job_id]),
-                        **priority_tags(described[delivery.job_id], load, settings),
+                        **priority_tags(described[delivery.job_id], settings),
                         LAUNCH_TAG: "queue",
                     },
                 )

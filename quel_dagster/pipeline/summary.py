@@ -27,7 +27,6 @@ from dagster import (
 from quel_dagster.adapters.database.figures import Group, Span, span
 from quel_dagster.pipeline import metadata
 from quel_dagster.pipeline.assets import PIPELINE_OWNER
-from quel_dagster.pipeline.fairness import AMONG_SMALL
 from quel_dagster.pipeline.names import CREDITS_KEY, DAILY_SUMMARY, PRODUCTIONS_KEY
 from quel_dagster.pipeline.resources import StudioResource
 
@@ -146,7 +145,6 @@ def reasons(messages: Iterable[tuple[str, int]]) -> Counter[str]:
 
 daily_summary_job = define_asset_job(
     "daily_summary_job",
-    tags=AMONG_SMALL,
     selection=AssetSelection.assets(DAILY_SUMMARY),
     description="Sums up one day.",
 )

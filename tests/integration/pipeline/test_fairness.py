@@ -6,7 +6,6 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -23,14 +22,13 @@ from dagster import (
     SensorResult,
 )
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.utils import make_new_run_id
-from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from quel_dagster.adapters.queue import JobQueue
-from quel_dagster.definitions import defs
 from quel_dagster.pipeline import fairness, sensors
+from quel_dagster.pipeline.daemon import PromptRunQueueDaemon
 from quel_dagster.pipeline.fairness import Lanes
+from quel_dagster.pipeline.run_queue import AGED, StartOrder
 from tests.integration.pipeline.test_sensor import sentence, tick
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -245,9 +243,10 @@ def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagster
         yield instance
 
 
-def dequeued(instance: DagsterInstance) -> list[UUID]:
-    """Which runs Dagster's daemon would launch now."""
-    with QueuedRunCoordinatorDaemon(interval_seconds=1) as daemon:
+def dequeued(instance: DagsterInstance, order: StartOrder | None = None) -> list[UUID]:
+    """Which runs the daemon would launch now; `order` is what it remembers from look to look."""
+    with PromptRunQueueDaemon(interval_seconds=1) as daemon:
+        daemon._start_order = order or StartOrder()
         runs = daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), fixed_iteration_time=None)
     return ids(runs)
 
@@ -277,17 +276,6 @@ def test_runs_that_wait_for_their_members_limit_leave_room_for_others(
     assert ids(asked_for(limited)) == third
 
 
-def grow_older(instance: DagsterInstance, job_id: UUID) -> None:
-    """A minute and a half ago its run was asked for."""
-    (run,) = instance.get_runs(RunsFilter(tags={"quel/job_id": str(job_id)}))
-    with instance.run_storage.connect() as connection:  # type: ignore[attr-defined]
-        connection.execute(
-            RunsTable.update()
-            .where(RunsTable.c.run_id == run.run_id)
-            .values(create_timestamp=datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=90))
-        )
-
-
 def test_a_job_that_was_begun_goes_on_before_others_begin(
     limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
 ) -> None:
@@ -311,35 +299,37 @@ def test_a_small_job_starts_before_a_large_one_until_that_has_waited(
         jobs_of_members(url, 1)[0],
         jobs_of_members(url, 1)[0],
     )
+    now = 0.0
+    order = StartOrder(lambda: now)
     queue.push(large, small)
     enqueue(limited, asked_for(limited))
-    assert dequeued(limited) == [small, large]
+    assert dequeued(limited, order) == [small, large]
 
-    grow_older(limited, large)
+    now = AGED
     queue.push(later)
     enqueue(limited, asked_for(limited))
-    assert dequeued(limited) == [small, large, later]
+    assert dequeued(limited, order) == [large, small, later]
+    assert dequeued(limited) == [small, later, large], "a daemon that was started anew begins to count anew"
 
 
-def test_a_large_job_that_its_members_limit_holds_back_takes_no_precedence_from_others(
+def test_while_no_slot_is_free_a_large_job_grows_older(
     limited: DagsterInstance, queue: JobQueue, worker: Mapping[str, str]
 ) -> None:
-    """It would not start any sooner."""
     url = worker["DATABASE_URL"]
-    (large,), (small,) = jobs_of_members(url, 3, total_images=40), jobs_of_members(url, 1)
-    queue.push(*large)
-    for _ in range(2):
-        enqueue(limited, asked_for(limited))
-        for run in in_queue(limited)[:2]:
-            end(limited, run, DagsterEventType.RUN_START) if ids([run])[0] in large[:2] else None
-    assert ids(in_queue(limited)) == [large[2]]
-    grow_older(limited, large[2])
-    queue.push(*small)
-    (request,) = asked_for(limited)
-    assert request.tags["dagster/priority"] == "1"
-
-
-@pytest.mark.parametrize("name", ["audit_job", "daily_summary_job", "retention_job"])
-def test_the_houses_own_runs_take_their_turn_among_small_jobs(name: str) -> None:
-    """Else one that waited behind a backlog for a minute would take the precedence from small jobs that come."""
-    assert defs.get_repository_def().get_job(name).run_tags["dagster/priority"] == fairness.SMALL_FIRST
+    (large,), (small,) = jobs_of_members(url, 1, total_images=40)[0], jobs_of_members(url, 1)[0]
+    now = 0.0
+    order = StartOrder(lambda: now)
+    queue.push(large)
+    enqueue(limited, asked_for(limited))
+    assert dequeued(limited, order) == [large]
+    queue.push(*(job_id for (job_id,) in jobs_of_members(url, 1, 1, 1, 1)))
+    enqueue(limited, asked_for(limited))
+    busy = [run for run in in_queue(limited) if ids([run]) != [large]]
+    for run in busy:
+        end(limited, run, DagsterEventType.RUN_START)
+    now = AGED
+    assert dequeued(limited, order) == []
+    end(limited, busy[0])
+    queue.push(small)
+    enqueue(limited, asked_for(limited))
+    assert dequeued(limited, order) == [large]

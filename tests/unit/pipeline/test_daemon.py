@@ -185,13 +185,3 @@ def nothing() -> None: ...
 @job
 def empty_job() -> None:
     nothing()
-
-
-def test_a_retry_goes_before_those_that_wait_but_not_before_a_higher_priority() -> None:
-    waiting = [_run("first"), _run("retry", {"dagster/retry_number": "1"}), _run("urgent", {"dagster/priority": "1"})]
-    ordered = daemon.PromptRunQueueDaemon(interval_seconds=1)._priority_sort([*waiting, _run("last")])
-    assert [run.job_name for run in ordered] == ["urgent", "retry", "first", "last"]
-
-
-def _run(name: str, tags: dict[str, str] | None = None) -> DagsterRun:
-    return DagsterRun(name, tags=tags)

@@ -15,7 +15,7 @@ from quel_dagster.pipeline import fairness
 from quel_dagster.pipeline.fairness import Bounds, Lanes, Load, next_ids, priority_tags
 from quel_dagster.settings import Settings
 
-NOBODY = Load(room=100, aged=False)
+NOBODY = Load(room=100)
 
 
 def waiting(text: str) -> dict[bytes, str]:
@@ -36,12 +36,12 @@ def test_members_take_turns_the_oldest_first() -> None:
 
 
 def test_who_has_runs_already_comes_after_who_has_none() -> None:
-    load = Load(room=100, live={"a": 2, "b": 1}, aged=False)
+    load = Load(room=100, live={"a": 2, "b": 1})
     assert chosen(waiting("a a b b c"), load) == "c4 b2 a0 b3 a1"
 
 
 def test_a_member_beyond_its_share_of_dagsters_queue_waits_in_redis() -> None:
-    load = Load(room=100, queued={"a": 2}, live={"a": 5}, aged=False)
+    load = Load(room=100, queued={"a": 2}, live={"a": 5})
     assert chosen(waiting("a a a b"), load, of_one_member=3) == "b3 a0"
 
 
@@ -131,21 +131,12 @@ def test_one_tick_looks_up_only_so_many_rows(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("total", "small", "aged", "tags"),
-    [
-        (4, 4, False, {"dagster/priority": "1"}),
-        (5, 4, False, {}),
-        (1, 0, False, {}),
-        (1, 4, True, {}),
-        (0, 4, False, {}),
-        (-3, 4, False, {}),
-    ],
+    ("total", "small", "tags"),
+    [(4, 4, {"dagster/priority": "1"}), (5, 4, {}), (1, 0, {}), (0, 4, {}), (-3, 4, {})],
 )
-def test_small_jobs_go_first_unless_a_large_one_has_waited(
-    total: int, small: int, aged: bool, tags: dict[str, str]
-) -> None:
+def test_small_jobs_go_first(total: int, small: int, tags: dict[str, str]) -> None:
     settings = Settings.read(_env_file=None, small_job_pictures=small)
-    assert priority_tags(described(uuid4(), None, total), Load(room=1, aged=aged), settings) == tags
+    assert priority_tags(described(uuid4(), None, total), settings) == tags
 
 
 def test_a_limit_per_member_bounds_what_it_may_block() -> None:
