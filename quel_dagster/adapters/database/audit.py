@@ -1,4 +1,4 @@
-"""The questions of the audit to PostgreSQL, named and described; `pipeline/audit.py` turns the answers into words.
+"""The questions of the audit to PostgreSQL, named and described; `pipeline/audit` turns the answers into words.
 
 Every question is asked in a transaction of its own that is read-only and REPEATABLE READ, so it sees one instant and
 holds up nobody. Questions are set-based: on 100,000 jobs each is a handful of sequential scans and hash joins.
@@ -95,7 +95,7 @@ BALANCES_MATCH_LEDGER = _question(
 )
 
 #: I2, first look: ledgers in which some row does not go on from the one before, whole and in ledger order.
-#: Which of them are really broken is decided row by row (`pipeline/audit.py`).
+#: Which of them are really broken is decided row by row (`pipeline/audit/ledger.py`).
 LEDGERS_OUT_OF_LINE = _listing(
     """
 , running as (
