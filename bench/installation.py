@@ -29,7 +29,8 @@ import psutil
 from dagster import DagsterInstance, DagsterRunStatus
 from pydantic import SecretStr
 
-from quel_dagster.adapters.database.store import Database, NewJob
+from quel_dagster.adapters.database.records import NewJob
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.runs import runs_of

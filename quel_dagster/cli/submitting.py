@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 from pydantic import ValidationError
 
-from quel_dagster.adapters.database.store import NewJob
+from quel_dagster.adapters.database.records import NewJob
 from quel_dagster.cli import connection
 from quel_dagster.cli.output import AsJson, JobIds, plural, print_json, say
 from quel_dagster.errors import QuelError

@@ -25,7 +25,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import PRIORITY_TAG
 
-from quel_dagster.adapters.database.store import JobDescription
+from quel_dagster.adapters.database.records import JobDescription
 from quel_dagster.adapters.queue import job_id_of
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.run_queue import BEGUN_FIRST, SMALL_FIRST

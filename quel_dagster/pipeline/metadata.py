@@ -27,7 +27,7 @@ from dagster import (
 )
 from dagster._core.storage.tags import RETRY_NUMBER_TAG, RUN_KEY_TAG
 
-from quel_dagster.adapters.database.store import JobDescription
+from quel_dagster.adapters.database.records import JobDescription
 from quel_dagster.jobs.model import Job, JobStatus, PartLayout, Unit
 from quel_dagster.pipeline.tags import (
     CATEGORY_TAG,

@@ -22,7 +22,7 @@ from dagster import (
 from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from dagster._utils.interrupts import check_captured_interrupt
 
-from quel_dagster.adapters.database.store import JobDescription
+from quel_dagster.adapters.database.records import JobDescription
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.errors import QuelError, SettingsError
 from quel_dagster.pipeline import draining

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from quel_dagster.adapters.database.store import Database, NewJob
+from quel_dagster.adapters.database.records import NewJob
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import ObjectStore
 from quel_dagster.sandbox.samples import ReferencePicture, SampleJob

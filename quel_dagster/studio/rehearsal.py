@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from uuid import UUID
 
-from quel_dagster.adapters.database.store import Made, Payer
+from quel_dagster.adapters.database.records import Made, Payer
 from quel_dagster.errors import QuelError
 from quel_dagster.jobs.composing import compose, wanted_references
 from quel_dagster.jobs.model import Attach, Category, Job, Plan, Slot, Unit

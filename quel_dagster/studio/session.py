@@ -24,7 +24,8 @@ from sqlalchemy.exc import DBAPIError
 
 from quel_dagster.adapters.counters import Counters, Tally
 from quel_dagster.adapters.database.lease import LeaseKeeper
-from quel_dagster.adapters.database.store import Claim, Database, Made, Payer
+from quel_dagster.adapters.database.records import Claim, Made, Payer
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.gemini import GeminiClient
 from quel_dagster.adapters.gemini_quota import GeminiQuota
 from quel_dagster.adapters.queue import CancelFlags

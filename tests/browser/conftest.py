@@ -23,7 +23,8 @@ from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
-from quel_dagster.adapters.database.store import Database, NewJob
+from quel_dagster.adapters.database.records import NewJob
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import open_store
 from quel_dagster.pipeline.summary import DAYS_NAME

@@ -22,7 +22,8 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from PIL import Image
 from psycopg.rows import dict_row
 
-from quel_dagster.adapters.database.store import Database, NewJob
+from quel_dagster.adapters.database.records import NewJob
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import ObjectStore, open_store
 from quel_dagster.pipeline.audit import AuditReport, Sources, audit

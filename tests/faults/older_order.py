@@ -10,7 +10,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from quel_dagster.adapters.database.store import Committed, Database
+from quel_dagster.adapters.database.records import Committed
+from quel_dagster.adapters.database.store import Database
 
 #: seconds between two steps, each of which the older worker asks of an HTTP API
 BETWEEN_STEPS = 0.03

@@ -19,7 +19,8 @@ import pytest
 import redis
 from psycopg.rows import dict_row
 
-from quel_dagster.adapters.database.store import Claim, Committed, Database, NewJob
+from quel_dagster.adapters.database.records import Claim, Committed, NewJob
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.jobs.model import Slot
 from quel_dagster.jobs.storage_keys import picture_key
 from quel_dagster.sandbox.endpoints import Endpoints

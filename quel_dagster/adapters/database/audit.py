@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from quel_dagster.adapters.database.store import DatabaseUrl
+from quel_dagster.adapters.database.url import DatabaseUrl
 from quel_dagster.errors import QuelError
 
 #: What a question is about: the jobs in scope, and the pictures that they name. A CTE that a question does not use

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from quel_dagster.adapters.database import statements as sql
-from quel_dagster.adapters.database.store import LEASE_SECONDS, DatabaseUrl
+from quel_dagster.adapters.database.store import LEASE_SECONDS
+from quel_dagster.adapters.database.url import DatabaseUrl
 
 RENEW_SECONDS = LEASE_SECONDS * 0.3
 #: While the database is away, ask again this often.

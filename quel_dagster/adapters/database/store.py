@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from typing import Any
 from uuid import UUID
 
-from pydantic import Field
 from sqlalchemy import TextClause
-from sqlalchemy.engine import URL, Row, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from quel_dagster.adapters.database import statements as sql
+from quel_dagster.adapters.database.records import Claim, Committed, JobDescription, NewJob, Payer, Settled
+from quel_dagster.adapters.database.url import DatabaseUrl
 from quel_dagster.errors import (
     InsufficientCreditsError,
     JobCancelledError,
@@ -30,9 +30,8 @@ from quel_dagster.errors import (
     LeaseHeldError,
     LeaseLostError,
     QuelError,
-    SettingsError,
 )
-from quel_dagster.jobs.model import Attach, Category, Job, JobStatus, Value
+from quel_dagster.jobs.model import Attach, Category, Job, JobStatus
 
 #: How long a call outlasts a database that is away: a restart, a failover.
 RETRY_SECONDS = 60.0
@@ -41,109 +40,6 @@ RETRY_SECONDS = 60.0
 LEASE_SECONDS = 10.0
 #: Raise with every change of schema/quel_dagster.sql that another running version must not undo.
 SCHEMA_VERSION = 1
-
-
-class Made(Value):
-    """A picture that the job already has; `key` is None when its quel_attach row is gone."""
-
-    attach_id: int
-    key: str | None
-
-
-class Claim(Value):
-    """A lease on a job, and the job as it stood under the lock."""
-
-    token: int
-    #: the run that held an expired or inherited lease, if any
-    took_over_from: str | None
-    #: the user had cancelled before
-    cancelled: bool
-    job: Job
-    #: in the order of `generated_attach_ids`
-    made: tuple[Made, ...]
-
-
-class Payer(Value):
-    """Who pays for a job's pictures (domain.md §8)."""
-
-    #: always in the ledger's `user_id`
-    member_id: UUID
-    #: set while an active organization pays
-    org_id: UUID | None
-    balance: int
-
-    @property
-    def name(self) -> str:
-        return f"organization {self.org_id}" if self.org_id else f"member {self.member_id}"
-
-
-class Committed(Value):
-    """A picture in the tables. `taken` when the slot was filled before, and nothing was charged now."""
-
-    attach_id: int
-    completed: int
-    taken: bool = False
-    #: after the charge; None when taken
-    balance: int | None = None
-
-
-class Settled(Value):
-    """How a job ended."""
-
-    status: JobStatus
-    completed: int
-    failed: int
-    attach_ids: tuple[int, ...]
-    error: str | None
-
-
-class JobDescription(Value):
-    """What a run is tagged with."""
-
-    job_id: UUID
-    production_id: UUID
-    job_type: str
-    job_status: str | None
-    total_images: int
-    member_id: UUID | None
-    org_id: UUID | None
-    production_path: str | None
-
-
-class NewJob(Value):
-    """A production and its job, as the web app would insert them."""
-
-    job_type: str
-    total_images: int
-    input_data: Any
-    path: str | None = Field(default=None, description="quel_production_path")
-    member_id: UUID | None = None
-    org_id: UUID | None = None
-    name: str | None = None
-    stage_count: int = 1
-
-
-@dataclass(frozen=True)
-class DatabaseUrl:
-    """A PostgreSQL URL, made ready for SQLAlchemy with psycopg 3. Never shows its password."""
-
-    url: URL
-
-    @classmethod
-    def parse(cls, text: str, variable: str = "DATABASE_URL") -> DatabaseUrl:
-        """Raises SettingsError when `text` is no PostgreSQL URL."""
-        try:
-            url = make_url(text)
-        except ArgumentError:
-            raise SettingsError(
-                f"{variable} is not a URL; use postgresql://user:password@host:5432/database."
-            ) from None
-        if url.get_backend_name() not in {"postgresql", "postgres"}:
-            raise SettingsError(f"{variable} must begin with postgresql://, not {url.drivername}://.")
-        return cls(url.set(drivername="postgresql+psycopg"))
-
-    def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
 
 
 def schema_sql(name: str) -> str:

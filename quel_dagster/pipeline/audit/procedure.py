@@ -12,7 +12,8 @@ from redis import RedisError
 
 from quel_dagster.adapters.database import audit as sql
 from quel_dagster.adapters.database.audit import AuditReader, JobScope
-from quel_dagster.adapters.database.store import Database, DatabaseUrl
+from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.database.url import DatabaseUrl
 from quel_dagster.adapters.queue import unreachable
 from quel_dagster.pipeline.audit.checks import Check, Look, Sources, Table
 from quel_dagster.pipeline.audit.ledger import Ledger

@@ -18,7 +18,9 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun,
 from PIL import Image
 from psycopg.rows import dict_row
 
-from quel_dagster.adapters.database.store import Claim, Database, DatabaseUrl, schema_sql
+from quel_dagster.adapters.database.records import Claim
+from quel_dagster.adapters.database.store import Database, schema_sql
+from quel_dagster.adapters.database.url import DatabaseUrl
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import ObjectStore, open_store
 from quel_dagster.jobs.model import JobStatus, Slot

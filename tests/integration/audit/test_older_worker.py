@@ -13,7 +13,8 @@ from contextlib import suppress
 
 import pytest
 
-from quel_dagster.adapters.database.store import Claim, Database
+from quel_dagster.adapters.database.records import Claim
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.errors import QuelError
 from quel_dagster.jobs.model import JobStatus, Slot
 from quel_dagster.jobs.storage_keys import picture_key

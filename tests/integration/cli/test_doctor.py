@@ -10,7 +10,8 @@ import psycopg
 import pytest
 import redis
 
-from quel_dagster.adapters.database.store import DatabaseUrl, schema_sql
+from quel_dagster.adapters.database.store import schema_sql
+from quel_dagster.adapters.database.url import DatabaseUrl
 from quel_dagster.cli.doctor.dagster_parts import check_dagster
 from quel_dagster.cli.doctor.finding import Finding, Result
 from quel_dagster.cli.doctor.gemini import check_gemini

@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from quel_dagster.adapters.database.store import Committed, Database, DatabaseUrl
+from quel_dagster.adapters.database.records import Committed
+from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.database.url import DatabaseUrl
 from quel_dagster.errors import SettingsError
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.sandbox.endpoints import Endpoints

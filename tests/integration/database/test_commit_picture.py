@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from quel_dagster.adapters.database.store import Committed, Database
+from quel_dagster.adapters.database.records import Committed
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.errors import InsufficientCreditsError, JobCancelledError, LeaseLostError, QuelError
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.sandbox.endpoints import Endpoints

@@ -14,7 +14,8 @@ import pytest
 
 from quel_dagster.adapters.database import lease
 from quel_dagster.adapters.database.lease import LeaseKeeper
-from quel_dagster.adapters.database.store import LEASE_SECONDS, Claim, Database
+from quel_dagster.adapters.database.records import Claim
+from quel_dagster.adapters.database.store import LEASE_SECONDS, Database
 from quel_dagster.errors import JobNotFoundError, LeaseHeldError, LeaseLostError
 from quel_dagster.sandbox.endpoints import Endpoints
 from tests.integration.conftest import Look, NewlyMade, Office, eventually

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from quel_dagster.adapters.database.store import Database, Settled
+from quel_dagster.adapters.database.records import Settled
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.errors import LeaseLostError
 from quel_dagster.jobs.model import JobStatus
 from tests.integration.conftest import Look, NewlyMade, Office

@@ -12,7 +12,8 @@ import redis
 from dagster import DagsterInstance, DagsterRun, RunRequest, SensorResult, SkipReason, build_sensor_context
 from sqlalchemy.exc import OperationalError
 
-from quel_dagster.adapters.database.store import Database, NewJob
+from quel_dagster.adapters.database.records import NewJob
+from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import QUEUE, JobQueue
 from quel_dagster.definitions import defs
 from quel_dagster.errors import QuelError, SettingsError

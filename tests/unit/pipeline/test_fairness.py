@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quel_dagster.adapters.database.store import JobDescription
+from quel_dagster.adapters.database.records import JobDescription
 from quel_dagster.pipeline import fairness
 from quel_dagster.pipeline.fairness import Bounds, Lanes, Load, next_ids, priority_tags
 from quel_dagster.settings import Settings

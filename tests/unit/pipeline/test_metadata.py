@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from dagster import MetadataValue
 
-from quel_dagster.adapters.database.store import JobDescription
+from quel_dagster.adapters.database.records import JobDescription
 from quel_dagster.jobs.model import Job, JobStatus, Slot, Unit
 from quel_dagster.pipeline import metadata
 from quel_dagster.studio.outcomes import JobOutcome, PictureFailed, PictureMade, UnitOutcome
