@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import suppress
+from typing import Any
 from uuid import UUID, uuid4
 
 import redis.asyncio
@@ -45,7 +46,7 @@ async def work(settings: Settings) -> None:
         await studio.parts.database.ensure_schema()
         print("ready", flush=True)
         while True:
-            raw = await queue.blmove(QUEUE, PROCESSING, 5, "RIGHT", "LEFT")
+            raw: Any = await queue.blmove(QUEUE, PROCESSING, 5, "RIGHT", "LEFT")
             if raw is not None:
                 await make(studio, UUID(raw.decode()))
                 await queue.lrem(PROCESSING, 1, raw)

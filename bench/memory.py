@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def m1(*, quick: bool) -> Figure:
         f"{total:.0f} MB; {child:.0f} MB",
         total <= 1000 and child <= 150,
         "The embedded PostgreSQL, Redis and Gemini are among them.\n\n"
-        + grid(("", "MB"), [(name, f"{size:.0f}") for name, size in parts.most_common()]),
+        + grid(("", "MB"), [(name, f"{size:.0f}") for name, size in sorted(parts.items(), key=lambda part: -part[1])]),
     )
 
 
@@ -88,9 +88,9 @@ def _wait_up(up: subprocess.Popen[bytes], log: Path, seconds: float = 120.0) -> 
         time.sleep(0.1)
 
 
-def _weigh(up: subprocess.Popen[bytes]) -> tuple[Counter[str], list[float]]:
+def _weigh(up: subprocess.Popen[bytes]) -> tuple[dict[str, float], list[float]]:
     """MB of each part, and of each worker child."""
-    parts: Counter[str] = Counter()
+    parts: defaultdict[str, float] = defaultdict(float)
     children = []
     for process in family(psutil.Process(up.pid)):
         command = " ".join(process.cmdline())

@@ -14,6 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def main(paths: list[str]) -> None:
         for encoder, options in ENCODERS.items():
             data = encoded(image, **options)
             loss = psnr(image, Image.open(io.BytesIO(data)).convert("RGB"))
-            spent = cpu_ms(lambda image=image, options=options: encoded(image, **options))
+            spent = cpu_ms(partial(encoded, image, **options))
             print(f"{encoder:<26}{spent:>8.0f}{len(data) / 1000:>8.0f}{loss:>8.1f}")
 
     source = next(iter(sources.values())).resize(REFERENCE_SIZE, Image.Resampling.LANCZOS)
@@ -107,9 +108,9 @@ def main(paths: list[str]) -> None:
         data = encoded(source, format=kind)
         layout = PartLayout(role="clothing", arrangement=Arrangement.GRID, attach_ids=(1, 2, 3, 4))
         pictures = dict.fromkeys(layout.attach_ids, load_picture(data))
-        naive = cpu_ms(lambda data=data: naive_part([data] * 4), 3)
-        ours = cpu_ms(lambda layout=layout, pictures=pictures: render_part(layout, pictures, "16:9"), 3)
-        check = cpu_ms(lambda data=data: load_picture(data), 3)
+        naive = cpu_ms(partial(naive_part, [data] * 4), 3)
+        ours = cpu_ms(partial(render_part, layout, pictures, "16:9"), 3)
+        check = cpu_ms(partial(load_picture, data), 3)
         print(f"{kind:<12}{naive:>10.0f}{ours:>10.0f}{naive / ours:>7.1f}×{check:>10.0f}")
 
     answer = encoded(source.resize(REQUEST_SIZE), format="PNG")
