@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from werkzeug.exceptions import ClientDisconnected
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
@@ -36,7 +37,11 @@ class SupabaseServer:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         with Request(environ) as request:
-            return self._answer(request)(environ, start_response)
+            try:
+                answer = self._answer(request)
+            except ClientDisconnected as gone:  # the caller was killed, or cut off; nobody reads this
+                answer = Response(status=gone.code)
+            return answer(environ, start_response)
 
     def _answer(self, request: Request) -> Response:
         path = request.path.removeprefix("/storage/v1/object/")
