@@ -39,11 +39,11 @@ class RunQueue(QueuedRunCoordinator[Any]):
 
 
 class StartOrder:
-    """Which waiting run starts first: that of the highest priority; among equals one that was launched before, as its
-    job is older than the rest; among those the oldest.
+    """Which waiting run starts first: that of the highest priority, among equals the oldest.
 
-    A run without a priority has that of small jobs once it has been seen to wait for AGED. That is decided at each
-    look, and not by a tag, so that small ones keep their order among each other (F2 and F5 of `fairness`).
+    A run that takes the place of one that died, or that was launched before, has the priority of what was begun, though
+    its tags say what they said at first. A run without a priority has that of small jobs once it has been seen to wait
+    for AGED; that is decided at each look, so that small ones keep their order among each other (F2, F5 of `fairness`).
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,10 +56,9 @@ class StartOrder:
         """The runs, given as they came, in their order. One look may sort several times, with a page more each."""
         now = self._clock()
 
-        def place(run: DagsterRun) -> tuple[int, bool]:
+        def place(run: DagsterRun) -> int:
             since = self._seen.setdefault(run.run_id, self._known.get(run.run_id, now))
-            again = RETRY_NUMBER_TAG in run.tags or LOST_STARTS_TAG in run.tags
-            return -_priority(run, waited=now - since), not again
+            return -_priority(run, waited=now - since)
 
         return sorted(runs, key=place)
 
@@ -70,11 +69,11 @@ class StartOrder:
 
 
 def _priority(run: DagsterRun, *, waited: float) -> int:
-    """What its tag says, as Dagster reads it."""
     tag = run.tags.get(PRIORITY_TAG)
-    if tag is None:
-        return SMALL_FIRST if waited >= AGED else 0
     try:
-        return int(tag)
-    except ValueError:
-        return 0
+        tagged = int(tag or 0)
+    except ValueError:  # as Dagster reads it
+        tagged = 0
+    if RETRY_NUMBER_TAG in run.tags or LOST_STARTS_TAG in run.tags:
+        return max(tagged, BEGUN_FIRST)
+    return SMALL_FIRST if tag is None and waited >= AGED else tagged

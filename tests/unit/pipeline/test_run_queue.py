@@ -37,7 +37,7 @@ class Queue:
         return [run.job_name for run in batch]
 
 
-def test_by_priority_then_what_was_launched_before_then_as_they_came() -> None:
+def test_what_was_begun_then_by_priority_then_as_they_came() -> None:
     queue = Queue()
     for name, tags in (
         ("large", {}),
@@ -47,16 +47,18 @@ def test_by_priority_then_what_was_launched_before_then_as_they_came() -> None:
         ("small again", SMALL | AGAIN),
         ("begun", BEGUN),
         ("an operator's", {"dagster/priority": "-3"}),
+        ("another operator's", {"dagster/priority": "10"}),
         ("nonsense", {"dagster/priority": "soon"}),
         ("last", {}),
     ):
         queue.add(name, tags)
     assert queue.look() == [
-        "begun",
-        "small again",
-        "small",
+        "another operator's",
         "retry",
         "lost start",
+        "small again",
+        "begun",
+        "small",
         "large",
         "nonsense",
         "last",
