@@ -18,6 +18,8 @@ from bench.report import Figure, Machine, table, write
 
 #: row → module and function
 ROWS = {
+    "B1": "crowd:b1",
+    "B2": "crowd:b2",
     "L1": "latency:l1",
     "L2": "latency:l2",
     "O1": "overhead:o1",
@@ -28,6 +30,8 @@ ROWS = {
     "S1": "scale:s1",
     "M1": "memory:m1",
     "M2": "memory:m2",
+    "M3": "crowd:m3",
+    "K1": "crowd:k1",
     "C1": "stock:c1",
 }
 FULL = {"S1": "scale:s1_full"}

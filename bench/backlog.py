@@ -1,7 +1,7 @@
 """S1: many ids wait. How long a tick of the queue sensor takes, whether the last jobs go as quickly as the first, and
 how much every process grows.
 
-    python -m bench.backlog [--jobs 10000] [--members 20] [--workers 2] [--seconds 36000]
+    python -m bench.backlog [--jobs 10000] [--members 20] [--seconds 36000]
 
 The jobs are of one picture each, and Gemini takes no time: what is measured is the way through Redis and Dagster. The
 ids of one member after the other are pushed at once, to an installation that is up. The "first" and "last" are a tenth
@@ -59,6 +59,8 @@ class Backlog:
     jobs: int
     #: ticks that asked for runs
     ticks: Sequence[Tick]
+    #: jobs a second from the push of the first to the end of the last
+    rate: float
     #: jobs a second over the first tenth and the last
     first: float
     last: float
@@ -81,30 +83,31 @@ class Backlog:
         return max(process.megabytes for process in self.growth)
 
 
-def measure(jobs: int = 10_000, *, members: int = 20, workers: int = 2, seconds: float = 36_000.0) -> Backlog:
+def measure(jobs: int = 10_000, *, members: int = 20, seconds: float = 36_000.0) -> Backlog:
     """Run the benchmark.
 
     Raises:
         RuntimeError: not all jobs were completed within `seconds`.
     """
     with (
-        installation(workers=workers) as at,
+        installation() as at,
         at.dagster() as instance,
         psycopg.connect(at.stack.endpoints.database_url, autocommit=True) as connection,
     ):
         at.gemini.latency(0.0)
         waiting = insert(connection, jobs, members)
         queue = JobQueue(at.stack.endpoints.redis_url)
-        with at.celery(workers):
+        with at.worker():
             pushed = time.time()
             for start in range(0, jobs, 1000):
                 queue.push(*waiting[start : start + 1000])
             before, after, drained = _watch(connection, queue, jobs, seconds)
         queue.close()
-        first, last = _throughput(connection, waiting)
+        first, last, ended = _throughput(connection, waiting)
         return Backlog(
             jobs=jobs,
             ticks=ticks_between(instance, pushed, drained),
+            rate=jobs / (ended - pushed),
             first=first,
             last=last,
             growth=[Growth(name, before[name], size) for name, size in after.items() if name in before],
@@ -172,12 +175,12 @@ def memory() -> dict[str, int]:
 def _name(command: Sequence[str]) -> str:
     line = " ".join(command)
     known = {
-        "dagster_webserver": "webserver",
-        "pipeline.daemon": "daemon",
+        "webserver": "webserver",
+        "platform.daemon": "daemon",
         "api grpc": "code server",
-        "celery": "worker",
+        "quel_dagster.platform.worker": "worker",
         "gemini_server": "Gemini stand-in",
-        "redis-server": "Redis",
+        "valkey-server": "Valkey",
         "postgres": "PostgreSQL",
     }
     return next((name for part, name in known.items() if part in line), line[:40])
@@ -194,8 +197,8 @@ def ticks_between(instance: DagsterInstance, start: float, end: float) -> list[T
     ]
 
 
-def _throughput(connection: psycopg.Connection, job_ids: Sequence[UUID]) -> tuple[float, float]:
-    """Jobs a second over the first tenth and over the last, by when they ended."""
+def _throughput(connection: psycopg.Connection, job_ids: Sequence[UUID]) -> tuple[float, float, float]:
+    """Jobs a second over the first tenth and over the last, by when they ended, and when the last one did."""
     rows = connection.execute(
         "select extract(epoch from completed_at)::float, job_status from quel_production_jobs"
         " where job_id = any(%s) order by completed_at",
@@ -206,7 +209,7 @@ def _throughput(connection: psycopg.Connection, job_ids: Sequence[UUID]) -> tupl
         raise RuntimeError(f"{len(wrong)} jobs were not completed but {wrong[0]}")
     times = [row[0] for row in rows]
     part = max(2, len(times) // 10)
-    return (part - 1) / (times[part - 1] - times[0]), (part - 1) / (times[-1] - times[-part])
+    return (part - 1) / (times[part - 1] - times[0]), (part - 1) / (times[-1] - times[-part]), times[-1]
 
 
 def _out_of_order(connection: psycopg.Connection, job_ids: Sequence[UUID]) -> int:
@@ -232,7 +235,8 @@ def show(found: Backlog) -> str:
             f"{found.jobs} ids of one-picture jobs wait, {len(found.ticks)} ticks ask for runs",
             f"tick             median {statistics.median(seconds):.2f} s, slowest {seconds[-1]:.2f} s,"
             f" {max(tick.runs for tick in found.ticks)} runs at most",
-            f"jobs a second    first tenth {found.first:.2f}, last tenth {found.last:.2f}: {found.ratio:.2f} ×",
+            f"jobs a second    {found.rate:.2f}, first tenth {found.first:.2f},"
+            f" last tenth {found.last:.2f}: {found.ratio:.2f} ×",
             f"out of order     {found.out_of_order} places at most",
             "growth           "
             + ", ".join(f"{process.name.split(' ', 1)[1]} {process.megabytes:+.1f} MB" for process in largest),
@@ -245,10 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--members", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=36_000.0, help="give up after so long")
     given = parser.parse_args(arguments)
-    print(show(measure(given.jobs, members=given.members, workers=given.workers, seconds=given.seconds)))
+    print(show(measure(given.jobs, members=given.members, seconds=given.seconds)))
 
 
 if __name__ == "__main__":

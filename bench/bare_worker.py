@@ -1,6 +1,6 @@
-"""A worker without Dagster, for comparison: the same studio, adapters and transactions, and nothing around them.
+"""A worker without Dagster, for comparison: the same engine, adapters and transactions, and nothing around them.
 
-    python -m bench.bare_worker      waits on `jobs:queue` of REDIS_URL; one job at a time, as a Celery child
+    python -m bench.bare_worker      waits on `jobs:queue` of REDIS_URL; takes every id at once, without a limit
 
 What it leaves out is what Dagster is there for: no page of a run, no events, no lineage, no retries, no recovery.
 """
@@ -15,44 +15,50 @@ from uuid import UUID, uuid4
 
 import redis.asyncio
 
-from quel_dagster.adapters.queue import PROCESSING, QUEUE, open_redis
+from quel_dagster.adapters.queue import PROCESSING, QUEUE
+from quel_dagster.adapters.redis_connection import open_redis
+from quel_dagster.engine.engine import Engine
 from quel_dagster.settings import Settings
-from quel_dagster.studio.studio import Studio
 
 
-def _say(_line: str) -> None:
+def _ignore(_line: str) -> None:
     """A bare worker would print it; that costs next to nothing."""
 
 
-async def make(studio: Studio, job_id: UUID) -> None:
+async def make(engine: Engine, job_id: UUID) -> None:
     """One job, from its row to its end."""
     run_id = str(uuid4())
-    session = await studio.session(job_id, run_id=run_id)
+    session = await engine.session(job_id, run_id=run_id)
     try:
-        plan = await session.plan(_say)
-        outcomes = await asyncio.gather(*(session.make(unit, _say) for unit in plan.units))
-        await session.settle(outcomes, _say)
+        plan = await session.plan(_ignore)
+        outcomes = await asyncio.gather(*(session.make(unit, _ignore) for unit in plan.units))
+        await session.settle(outcomes, _ignore)
     finally:
-        await studio.close_session(run_id)
+        await engine.close_session(run_id)
 
 
 async def work(settings: Settings) -> None:
     """Take ids until cancelled."""
     url = settings.redis()
     assert url is not None
-    studio = Studio.from_settings(settings)
+    engine = Engine.from_settings(settings)
     queue: redis.asyncio.Redis = open_redis(redis.asyncio.Redis, url)
     try:
-        await studio.parts.database.ensure_schema()
+        await engine.dependencies.database.installation.ensure_schema()
+
+        async def take(raw: bytes) -> None:
+            await make(engine, UUID(raw.decode()))
+            await queue.lrem(PROCESSING, 1, raw.decode())
+
         print("ready", flush=True)
-        while True:
-            raw: Any = await queue.blmove(QUEUE, PROCESSING, 5, "RIGHT", "LEFT")
-            if raw is not None:
-                await make(studio, UUID(raw.decode()))
-                await queue.lrem(PROCESSING, 1, raw)
+        async with asyncio.TaskGroup() as jobs:
+            while True:
+                raw: Any = await queue.blmove(QUEUE, PROCESSING, 5, "RIGHT", "LEFT")
+                if raw is not None:
+                    jobs.create_task(take(raw))
     finally:
         await queue.aclose()
-        await studio.aclose()
+        await engine.aclose()
 
 
 async def main() -> None:

@@ -1,8 +1,8 @@
 """An installation under measurement: everything of `quel up`, with the workers apart.
 
     PostgreSQL, Redis, code server, webserver, daemon   as `quel up` runs them
-    Gemini        a process of its own that answers every request with the same picture, after as long as it is told
-    workers       Celery workers, or bare ones (`bare_worker.py`), started by each benchmark as it needs them
+    Gemini        a process of its own that answers every request with the same picture, after a set time
+    workers       the product's worker, or bare ones (`bare_worker.py`), started by each benchmark as it needs them
 
 Bare workers wait on the same list of ids in another database of the same Redis.
 """
@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,21 @@ import psutil
 from dagster import DagsterInstance, DagsterRunStatus
 from pydantic import SecretStr
 
+from quel_dagster.adapters.database.jobs import JobReport
 from quel_dagster.adapters.database.records import NewJob
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.jobs.model import JobStatus
-from quel_dagster.pipeline.runs import runs_of
-from quel_dagster.sandbox.endpoints import settings_environment
-from quel_dagster.sandbox.services import Stack
+from quel_dagster.platform.runs import runs_of
+from quel_dagster.sandbox.embedded import EmbeddedServers
+from quel_dagster.services.endpoints import settings_environment
+from quel_dagster.services.stack import Stack
 from quel_dagster.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 #: pictures of one combination of a batch job
 PER_UNIT = 2
 PLATFORM = ("postgres", "redis", "code-server", "webserver", "daemon")
-_ENDED = {status.value for status in JobStatus if status.ended}
 _RICH = 1_000_000_000
 
 
@@ -96,7 +97,7 @@ class Workers:
 
     def cpu_seconds(self) -> float:
         """CPU of all of them so far."""
-        return sum(sum(process.cpu_times()[:2]) for process in self.all())
+        return sum(map(cpu_of_family, self.parents()))
 
     def close(self) -> None:
         for process in self._processes:
@@ -120,9 +121,9 @@ class Client:
     @classmethod
     async def open(cls, database_url: str, redis_url: str) -> Client:
         database = Database(database_url)
-        await database.ensure_schema()
+        await database.installation.ensure_schema()
         email = "bench@localhost"
-        member_id = await database.member_by_email(email) or await database.insert_member(
+        member_id = await database.web_app.member_by_email(email) or await database.web_app.insert_member(
             email=email, name="Bench", credit=_RICH
         )
         return cls(database, JobQueue(redis_url), member_id)
@@ -138,7 +139,7 @@ class Client:
             {"angle": "front", "shot": "full-body", "quantity": count, "fx": f"{number}"}
             for number, count in enumerate(counts)
         ]
-        job_id, _ = await self.database.insert_job(
+        job_id, _ = await self.database.web_app.insert_job(
             NewJob(
                 job_type="single_batch",
                 total_images=pictures,
@@ -150,7 +151,7 @@ class Client:
         )
         return job_id
 
-    async def ended(self, job_ids: Sequence[UUID], *, seconds: float = 300.0) -> dict[UUID, dict[str, Any]]:
+    async def ended(self, job_ids: Sequence[UUID], *, seconds: float = 300.0) -> dict[UUID, JobReport]:
         """The rows of these jobs once all are completed.
 
         Raises:
@@ -158,15 +159,15 @@ class Client:
         """
         deadline = time.monotonic() + seconds
         while True:
-            reports = await self.database.report(job_ids)
-            if all(report["status"] in _ENDED for report in reports.values()):
+            reports = await self.database.jobs.report(job_ids)
+            if all(report.status.ended for report in reports.values()):
                 break
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{len(job_ids)} jobs did not end within {seconds:g} s")
             await asyncio.sleep(0.05)
         for job_id, report in reports.items():
-            if report["status"] != "completed" or report["error_message"]:
-                raise RuntimeError(f"Job {job_id} ended {report['status']}: {report['error_message']}")
+            if report.status is not JobStatus.COMPLETED or report.error_message:
+                raise RuntimeError(f"Job {job_id} ended {report.status}: {report.error_message}")
         return reports
 
     async def run(self, pictures: int, *, per_unit: int = PER_UNIT) -> tuple[UUID, float]:
@@ -175,14 +176,19 @@ class Client:
         pushed = time.time()
         self.queue.push(job_id)
         report = (await self.ended([job_id]))[job_id]
-        return job_id, report["completed_at"].timestamp() - pushed
+        return job_id, _completed(report) - pushed
 
     async def run_all(self, job_ids: Sequence[UUID]) -> float:
         """Push these and wait for their ends; the seconds to the last one."""
         pushed = time.time()
         self.queue.push(*job_ids)
         reports = await self.ended(job_ids)
-        return float(max(report["completed_at"].timestamp() for report in reports.values()) - pushed)
+        return max(map(_completed, reports.values())) - pushed
+
+
+def _completed(report: JobReport) -> float:
+    assert report.completed_at is not None
+    return report.completed_at.timestamp()
 
 
 @dataclass
@@ -206,11 +212,14 @@ class Installation:
         return self.stack.endpoints.redis_url.removesuffix("/0") + "/1"
 
     @contextmanager
-    def celery(self, children: int, **environment: str) -> Iterator[Workers]:
-        """A Celery worker of the product, ready and with as many warm children."""
-        command = [sys.executable, "-m", "celery", "-A", "quel_dagster.pipeline.celery_app", "worker"]
-        command += ["--loglevel", "info", "--pool", "prefork", "--concurrency", str(children), "--hostname", "bench@%h"]
-        with self._started([command], r"@\S+ ready\.", environment) as workers:
+    def worker(
+        self, processes: int | None = None, runs_each: int | None = None, **environment: str
+    ) -> Iterator[Workers]:
+        """The worker of the product, ready; with its default settings unless told otherwise."""
+        command = [sys.executable, "-m", "quel_dagster.platform.worker"]
+        command += ["--processes", str(processes)] if processes else []
+        command += ["--runs-per-process", str(runs_each)] if runs_each else []
+        with self._started([command], r"runs each: ready\.", environment) as workers:
             yield workers
 
     @contextmanager
@@ -264,27 +273,43 @@ class Installation:
         if wrong:
             raise RuntimeError(f"Run {wrong[0].run_id} ended {wrong[0].status}")
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU of each service so far, the workers apart."""
+        return {name: cpu_of_family(psutil.Process(pid)) for name, pid in self.stack.supervisor.pids().items()}
+
     async def client(self, *, bare: bool = False) -> Client:
         where = self.stack.endpoints
         return await Client.open(where.database_url, self.bare_redis_url if bare else where.redis_url)
 
 
+def cpu_of_family(parent: psutil.Process) -> float:
+    """CPU seconds so far of a process and its descendants, of those that ended too."""
+    total = 0.0
+    for process in (parent, *parent.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])  # user, system, and both of children that ended
+    return total
+
+
 @contextmanager
-def installation(*, workers: int = 2, only: Sequence[str] = PLATFORM, **settings: Any) -> Iterator[Installation]:
+def installation(
+    *, workers: int | None = None, only: Sequence[str] = PLATFORM, **settings: Any
+) -> Iterator[Installation]:
     """Everything but workers, in a home that is removed afterwards.
 
     Args:
-        workers: runs at a time.
+        only: services to run.
         settings: more settings, by their field names.
     """
     with ExitStack() as exits:
         home = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="quel-bench-")))
+        home.chmod(0o711)  # as root, PostgreSQL is another user, and opens no folder by itself
         gemini = Gemini(home / "gemini.log")
         exits.callback(gemini.close)
         given = Settings.read(_env_file=None).embedded(home)
-        given = given.model_copy(update={"gemini_base_url": gemini.url, "workers": workers, **settings})
+        given = given.model_copy(update={"gemini_base_url": gemini.url, **settings})
         given = given.model_copy(update={"gemini_api_key": SecretStr("stand-in")})
-        stack = exits.enter_context(Stack(given, only=only))
+        stack = exits.enter_context(Stack(given, embedded=EmbeddedServers(), only=only))
         yield Installation(home, stack, gemini, given, exits)
 
 

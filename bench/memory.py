@@ -1,4 +1,4 @@
-"""M1: the memory of `quel up` at rest, and of one worker child. M2: what one more run in flight costs.
+"""M1: the memory of `quel up` at rest, and of one worker process. M2: what one more run in flight costs.
 
 Proportional set sizes: a page that several processes share counts once, in parts.
 """
@@ -23,12 +23,12 @@ from bench.report import Figure, grid, line
 
 _NAMES = {
     "postgres": r"bin/postgres|^postgres: ",
-    "redis": r"redis-server",
+    "redis": r"valkey-server",
     "stand-in Gemini": r"gemini_server",
     "code server": r"dagster api grpc|code.server",
-    "webserver": r"dagster_webserver|pipeline\.webserver",
-    "daemon": r"pipeline\.daemon",
-    "worker": r"celery",
+    "webserver": r"webserver",
+    "daemon": r"platform\.daemon",
+    "worker": r"quel_dagster\.platform\.worker",
     "quel up itself": r"quel_dagster\.cli|quel up|supervisor|tether",
 }
 
@@ -48,7 +48,7 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def m1(*, quick: bool) -> Figure:
-    """`quel up` as a user starts it, with two workers."""
+    """`quel up` as a user starts it."""
     with tempfile.TemporaryDirectory(prefix="quel-bench-") as home:
         names = {name for name in os.environ if re.match(r"QUEL_|REDIS_|DATABASE|DAGSTER|GEMINI|STORAGE|CELERY", name)}
         environment = {name: value for name, value in os.environ.items() if name not in names}
@@ -71,10 +71,10 @@ def m1(*, quick: bool) -> Figure:
     total, child = sum(parts.values()), max(children)
     return Figure(
         "M1",
-        "memory of `quel up` at rest, PSS of all its processes; one worker child",
-        "≤ 1.0 GB; ≤ 150 MB",
+        "memory of `quel up` at rest, PSS of all its processes; one worker process",
+        "≤ 700 MB",
         f"{total:.0f} MB; {child:.0f} MB",
-        total <= 1000 and child <= 150,
+        total <= 700,
         "The embedded PostgreSQL, Redis and Gemini are among them.\n\n"
         + grid(("", "MB"), [(name, f"{size:.0f}") for name, size in sorted(parts.items(), key=lambda part: -part[1])]),
     )
@@ -98,37 +98,71 @@ def _weigh(up: subprocess.Popen[bytes]) -> tuple[dict[str, float], list[float]]:
         size = pss(process)
         parts[name] += size
         parent = process.parent()
-        if name == "worker" and parent is not None and "celery" in " ".join(parent.cmdline()):
+        if name == "worker" and parent is not None and "platform.worker" in " ".join(parent.cmdline()):
             children.append(size)
     return parts, children
 
 
 def m2(*, quick: bool) -> Figure:
-    """One, three and five runs in flight, each with a slot of its own."""
-    counts = (1, 3) if quick else (1, 3, 5)
-    with installation(workers=max(counts)) as at:
+    """Few, more and many runs in flight in one process; then many whose pictures are encoded."""
+    counts = (2, 10) if quick else (10, 50, 100)
+    with installation(max_runs=max(counts)) as at:
         sizes = {count: _in_flight(at, count) for count in counts}
+        encoding = {count: _encoding(at, count) for count in counts}
     workers, _ = line([(count, at_work) for count, (at_work, _) in sizes.items()])
     postgres, _ = line([(count, behind) for count, (_, behind) in sizes.items()])
     slope = workers + postgres
+    most = max(counts)
+    per_encoding = encoding[most] / most
     return Figure(
         "M2",
-        "memory that one more run in flight costs, its slot included (PSS)",
-        "≤ 40 MB",
-        f"{slope:.0f} MB ({workers:.0f} the worker's, {postgres:.0f} PostgreSQL's)",
-        slope <= 40,
-        "A worker with as many children as runs, each in the midst of a job of four pictures; PSS of the worker and of "
-        "PostgreSQL with its connections.\n\n"
+        "memory that one more run in flight costs while it waits for Gemini; while the pictures of all are encoded",
+        "≤ 2 MB; ≤ 8 MB",
+        f"{slope:.1f} MB ({workers:.1f} the worker's, {postgres:.1f} PostgreSQL's); {per_encoding:.1f} MB",
+        slope <= 2 and per_encoding <= 8,
+        "One worker process, every run in the midst of a job of four pictures; PSS of the worker and of "
+        "PostgreSQL with its connections. Then the answers of all calls come at once: the worker's highest PSS from "
+        "there to the last picture, less that before.\n\n"
         + grid(
-            ("runs", "worker, MB", "PostgreSQL, MB"),
-            [(count, f"{at_work:.0f}", f"{behind:.0f}") for count, (at_work, behind) in sizes.items()],
+            ("runs", "worker, MB", "PostgreSQL, MB", "more while encoding, MB"),
+            [
+                (count, f"{at_work:.0f}", f"{behind:.0f}", f"{encoding[count]:.0f}")
+                for count, (at_work, behind) in sizes.items()
+            ],
         ),
     )
 
 
+def _encoding(at: Installation, count: int) -> float:
+    """MB that a worker with so many runs needs more while all their pictures are encoded."""
+    with at.worker(1, count) as workers:
+        return asyncio.run(_weigh_encoding(at, workers, count))
+
+
+async def _weigh_encoding(at: Installation, workers: Workers, count: int) -> float:
+    client = await at.client()
+    try:
+        at.gemini.latency(0.0)
+        await client.run_all([await client.insert(4) for _ in range(2 * count)])
+        at.gemini.latency(60.0)
+        job_ids = [await client.insert(4) for _ in range(count)]
+        client.queue.push(*job_ids)
+        await _until_calling(at, 2 * count)
+        before = highest = _sum(workers.all())
+        at.gemini.latency(0.0)  # ends the waits as well
+        ended = asyncio.ensure_future(client.ended(job_ids))
+        while not ended.done():
+            highest = max(highest, await asyncio.to_thread(lambda: _sum(workers.all())))
+            await asyncio.sleep(0.02)
+        ended.result()
+        return highest - before
+    finally:
+        await client.close()
+
+
 def _in_flight(at: Installation, count: int) -> tuple[float, float]:
     """MB of the worker and of PostgreSQL while so many runs wait for Gemini."""
-    with at.celery(count) as workers:
+    with at.worker(1, count) as workers:
         return asyncio.run(_weigh_runs(at, workers, count))
 
 
@@ -138,20 +172,26 @@ async def _weigh_runs(at: Installation, workers: Workers, count: int) -> tuple[f
         at.gemini.latency(0.0)
         warm = [await client.insert(4) for _ in range(2 * count)]
         await client.run_all(warm)
-        at.gemini.latency(5.0)
+        at.gemini.latency(60.0)
         job_ids = [await client.insert(4) for _ in range(count)]
         client.queue.push(*job_ids)
-        deadline = time.monotonic() + 60
-        while sum(request["seconds"] is None for request in at.gemini.requests()) < 2 * count:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{count} runs were not in flight within 60 s")
-            await asyncio.sleep(0.1)
+        await _until_calling(at, 2 * count)
         postgres = family(psutil.Process(at.stack.supervisor.pids()["postgres"]))
         sizes = _sum(workers.all()), _sum(postgres)
+        at.gemini.latency(0.0)
         await client.ended(job_ids)
         return sizes
     finally:
         await client.close()
+
+
+async def _until_calling(at: Installation, calls: int) -> None:
+    """Wait until so many calls are under way."""
+    deadline = time.monotonic() + 120
+    while sum(request["seconds"] is None for request in at.gemini.requests()) < calls:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{calls} calls were not under way within 120 s")
+        await asyncio.sleep(0.1)
 
 
 def _sum(processes: Iterable[psutil.Process]) -> float:

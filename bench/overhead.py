@@ -1,17 +1,18 @@
-"""O1: the wall time of a job against a bare worker. O2: the CPU that Dagster adds to a worker, per picture and per job.
-T1: pictures a second when Gemini takes no time."""
+"""O1: the wall time of a job against a bare worker. O2: the CPU of the whole installation beyond the bare work, per
+picture and per job. T1: pictures a second when Gemini takes no time."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from uuid import UUID
 
 from bench.installation import Installation, Workers, installation
 from bench.report import Figure, grid, line, median
 
-Settle = Callable[[UUID], Awaitable[None]]
+#: a call's length in O2, so that all its jobs are in flight together
+IN_FLIGHT_SECONDS = 3.0
 
 
 def o1(*, quick: bool) -> Figure:
@@ -19,7 +20,7 @@ def o1(*, quick: bool) -> Figure:
     call = 1.0 if quick else 8.0
     rounds = 1 if quick else 2
     ideal = 4 * call
-    with installation(workers=1) as at, at.bare(1), at.celery(1):
+    with installation() as at, at.bare(1), at.worker(1, 1):
         bare, full = asyncio.run(_walls(at, call, rounds))
     ratio = median(full) / median(bare)
     return Figure(
@@ -50,76 +51,96 @@ async def _walls(at: Installation, call: float, rounds: int) -> tuple[list[float
 
 
 def o2(*, quick: bool) -> Figure:
-    """CPU of a worker, parent and child, over jobs of several sizes."""
-    sizes = (1, 10, 20) if quick else (1, 5, 10, 20, 40)
-    rounds = 1 if quick else 3
-    with installation(workers=1) as at:
+    """CPU of everything but Gemini, many runs in flight, over jobs of several sizes."""
+    sizes, jobs = ((1, 6), 10) if quick else ((1, 4, 12), 50)
+    with installation() as at:
         with at.bare(1) as workers:
-            bare = asyncio.run(_cpu(at, workers, sizes, rounds, bare=True))
-        with at.celery(1) as workers:
-            full = asyncio.run(_cpu(at, workers, sizes, rounds, bare=False))
-    added = {size: full[size] - bare[size] for size in sizes}
-    per_picture, per_job = line(list(added.items()))
+            bare = asyncio.run(_cpu(at, workers, sizes, jobs, bare=True))
+        with at.worker() as workers:
+            full = asyncio.run(_cpu(at, workers, sizes, jobs, bare=False))
+    added = [(size, sum(full[size].values()) - sum(bare[size].values())) for size in sizes]
+    per_picture, per_job = line(added)
+    parts = sorted(full[sizes[0]])
     return Figure(
         "O2",
-        f"CPU added to the worker, per picture and per job (line over 1 … {sizes[-1]} pictures)",
-        "≤ 60 ms and ≤ 0.8 s",
-        f"{per_picture * 1000:.0f} ms and {per_job:.2f} s",
-        per_picture <= 0.060 and per_job <= 0.8,
-        "CPU of the Celery worker, parent and child, less that of the bare worker on jobs of the same size, two "
-        f"pictures a unit, Gemini of zero latency; medians of {rounds}. Seconds a job:\n\n"
+        f"CPU of the whole installation beyond the bare work, {jobs} runs in flight, per job and per picture "
+        f"(line over {sizes[0]} … {sizes[-1]} pictures)",
+        "≤ 0.15 s + 5 ms",
+        f"{per_job:.3f} s + {per_picture * 1000:.1f} ms",
+        per_job <= 0.15 and per_picture <= 0.005,
+        f"CPU of worker, daemon, code server, webserver, Redis and PostgreSQL for {jobs} jobs pushed at once, Gemini "
+        f"{IN_FLIGHT_SECONDS:g} s a call, less what they take at rest in that time, less the same for a bare worker "
+        "without limits. Milliseconds a job:\n\n"
         + grid(
-            ("pictures", "bare", "with Dagster", "added"),
-            [(size, f"{bare[size]:.2f}", f"{full[size]:.2f}", f"{added[size]:.2f}") for size in sizes],
+            ("", *(f"{size} pictures{of}" for size in sizes for of in ("", ", bare"))),
+            [
+                (
+                    part,
+                    *(f"{1000 * found[size].get(part, 0.0):.0f}" for size in sizes for found in (full, bare)),
+                )
+                for part in parts
+            ],
         ),
     )
 
 
 async def _cpu(
-    at: Installation, workers: Workers, sizes: tuple[int, ...], rounds: int, *, bare: bool
-) -> dict[int, float]:
-    """CPU seconds of a job of each size."""
+    at: Installation, workers: Workers, sizes: tuple[int, ...], jobs: int, *, bare: bool
+) -> dict[int, dict[str, float]]:
+    """CPU seconds of each part for a job of each size."""
     client = await at.client(bare=bare)
     try:
         with at.dagster() as instance:
-            await client.run(2)
-            found: dict[int, list[float]] = {size: [] for size in sizes}
-            for _ in range(rounds):
-                for size in sizes:
-                    await asyncio.sleep(0.5)
-                    before = workers.cpu_seconds()
-                    job_id, _wall = await client.run(size)
-                    if not bare:
-                        await at.runs_finished(instance, [job_id])
-                    await asyncio.sleep(0.5)  # what a worker does after a job is part of it
-                    found[size].append(workers.cpu_seconds() - before)
-        return {size: median(values) for size, values in found.items()}
+
+            async def cpu_of(act: Callable[[], Awaitable[object]]) -> tuple[dict[str, float], float]:
+                before, began = _parts(at, workers), time.monotonic()
+                await act()
+                after = _parts(at, workers)
+                return {part: after[part] - before[part] for part in after}, time.monotonic() - began
+
+            async def make(size: int) -> None:
+                job_ids = [await client.insert(size) for _ in range(jobs)]
+                await client.run_all(job_ids)
+                if not bare:
+                    await at.runs_finished(instance, job_ids)
+                await asyncio.sleep(0.5)  # what is done after a job is part of it
+
+            at.gemini.latency(0.0)
+            await make(2)
+            at.gemini.latency(IN_FLIGHT_SECONDS)
+            rest, seconds = await cpu_of(lambda: asyncio.sleep(5.0))
+            found = {}
+            for size in sizes:
+                spent, took = await cpu_of(lambda size=size: make(size))  # type: ignore[misc]
+                found[size] = {part: (cpu - rest[part] * took / seconds) / jobs for part, cpu in spent.items()}
+            return found
     finally:
         await client.close()
+
+
+def _parts(at: Installation, workers: Workers) -> dict[str, float]:
+    return {**at.cpu_seconds(), "worker": workers.cpu_seconds()}
 
 
 def t1(*, quick: bool) -> Figure:
     """All workers busy with jobs of twenty pictures that Gemini answers at once."""
     jobs, rounds = (4, 1) if quick else (8, 3)
-    children = 2
-    with installation(workers=children) as at:
-        kinds: tuple[tuple[bool, Callable[[int], AbstractContextManager[Workers]]], ...] = (
-            (True, at.bare),
-            (False, at.celery),
-        )
-        rates: dict[bool, list[float]] = {True: [], False: []}
+    cores = len(os.sched_getaffinity(0))
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    with installation() as at:
         for _ in range(rounds):
-            for bare, started in kinds:
-                with started(children):
-                    rates[bare].append(asyncio.run(_rate(at, jobs, bare=bare)))
+            with at.bare(cores):
+                rates[True].append(asyncio.run(_rate(at, jobs, bare=True)))
+            with at.worker():
+                rates[False].append(asyncio.run(_rate(at, jobs, bare=False)))
     ratio = median(rates[False]) / median(rates[True])
     return Figure(
         "T1",
         "Gemini of zero latency, jobs of 20 pictures, all workers busy: pictures/s against the bare worker",
-        "≥ 0.6 ×",
+        "≥ 0.85 ×",
         f"{ratio:.2f} × ({median(rates[False]):.1f} against {median(rates[True]):.1f} pictures/s)",
-        ratio >= 0.6,
-        f"{jobs} jobs on {children} workers, from the first push to the last `completed_at`; medians of {rounds}. The "
+        ratio >= 0.85,
+        f"{jobs} jobs on {cores} processes, from the first push to the last `completed_at`; medians of {rounds}. The "
         "machine's cores are shared with PostgreSQL, the daemon and the stand-in, as they are on one host.",
     )
 

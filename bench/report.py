@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from quel_dagster.sandbox import embedded
+from quel_dagster.sandbox.packages import postgres_programs, redis_server
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -76,10 +76,10 @@ def _commit() -> str:
 
 
 def _version(program: str) -> str:
-    path = embedded._postgres_programs() / "postgres" if program == "postgres" else embedded._redis_server()
+    path = postgres_programs() / "postgres" if program == "postgres" else redis_server()
     said = subprocess.run([str(path), "--version"], capture_output=True, text=True, check=False).stdout
     words = said.replace("v=", "").split()
-    return f"PostgreSQL {words[2]}" if program == "postgres" else f"Redis {words[2]}"
+    return f"PostgreSQL {words[2]}" if program == "postgres" else f"Valkey {words[2]}"
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -90,10 +90,10 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def write(figures: Sequence[Figure], machine: Machine, *, minutes: float, notes: str) -> None:
-    """Write docs/benchmarks.md anew."""
+    """Write docs/benchmarks.md again."""
     parts = [
         "# Benchmarks",
-        "`make bench` writes this page anew; `python -m bench L1` prints one row. Everything runs on one machine, "
+        "`make bench` writes this page again; `python -m bench L1` prints one row. Everything runs on one machine, "
         "PostgreSQL, Redis and the stand-in Gemini included, with the ratios taken within one run.",
         "\n".join(f"- {line}" for line in (*machine.lines, f"{minutes:.0f} minutes in all")),
         table(figures),

@@ -37,13 +37,10 @@ class Lines:
     def environment(self, at: Installation) -> dict[str, str]:
         """For a worker at the end of these lines."""
         where = at.stack.endpoints
-        broker = self.redis.through(where.celery_broker_url)
         return {
             "DATABASE_URL": self.database.through(where.database_url),
             "DAGSTER_POSTGRES_URL": self.dagster.through(where.dagster_postgres_url),
             "REDIS_URL": self.redis.through(where.redis_url),
-            "CELERY_BROKER_URL": broker,
-            "CELERY_RESULT_BACKEND": broker,
         }
 
     def distances(self, *, ours: float, dagster: float) -> None:
@@ -54,9 +51,9 @@ class Lines:
 def d1(*, quick: bool) -> Figure:
     """Count on the wire, in jobs of several sizes."""
     sizes = (4, 20) if quick else (4, 10, 20, 40)
-    with installation(workers=1) as at, ExitStack() as exits:
+    with installation() as at, ExitStack() as exits:
         lines = Lines.lay(at, exits)
-        exits.enter_context(at.celery(1, **lines.environment(at)))
+        exits.enter_context(at.worker(1, 1, **lines.environment(at)))
         pairs, singles = asyncio.run(_count(at, lines, sizes))
     slope, job = line([(size, ours) for size, (ours, _) in pairs.items()])
     slope_alone, _ = line([(size, ours) for size, (ours, _) in singles.items()])
@@ -125,9 +122,9 @@ class _Trial:
 def d2(*, quick: bool) -> Figure:
     """The same job near and far."""
     rounds = 1 if quick else 3
-    with installation(workers=1) as at, ExitStack() as exits:
+    with installation() as at, ExitStack() as exits:
         lines = Lines.lay(at, exits)
-        exits.enter_context(at.celery(1, **lines.environment(at)))
+        exits.enter_context(at.worker(1, 1, **lines.environment(at)))
         kinds = {
             "no distance": (0.0, 0.0),
             "80 ms to our tables and Redis": (DISTANCE, 0.0),

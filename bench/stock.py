@@ -19,9 +19,8 @@ import psycopg
 
 from bench.installation import ROOT, Client, Installation, installation
 from bench.report import Figure, grid, median
-from quel_dagster.adapters.database.store import schema_sql
 
-#: Told to the definitions by this variable.
+#: Passed to the definitions in this variable.
 STEPS_AT_A_TIME = "BENCH_STEPS_AT_A_TIME"
 
 #: What a careful operator of stock Dagster would set: runs start as they are asked for, no queue in between.
@@ -62,10 +61,10 @@ class Times:
 def c1(*, quick: bool) -> Figure:
     """Both on a warm installation, spaced jobs of both shapes."""
     jobs = 2 if quick else 8
-    with installation(workers=1) as at, at.celery(1):
+    with installation() as at, at.worker(1, 1):
         ours = asyncio.run(_shapes(at, jobs))
     # steps in processes of their own have only the quota of all runs to keep their calls within the limit
-    with installation(workers=1, only=("postgres", "redis"), gemini_max_in_flight=CALLS_AT_A_TIME) as at, _stock(at):
+    with installation(only=("postgres", "redis"), gemini_max_in_flight=CALLS_AT_A_TIME) as at, _stock(at):
         stock = asyncio.run(_shapes(at, jobs, steps_share_leases=True))
 
     def ratios(shape: str) -> tuple[float, float]:
@@ -87,7 +86,7 @@ def c1(*, quick: bool) -> Figure:
         "≥ 10 × sooner, ≥ 4 × sooner",
         f"{first:.0f} × and {end:.1f} × sooner",
         first >= 10 and end >= 4,
-        f"Medians of {jobs} spaced jobs of either shape, whose calls take {PICTURES / CALLS_AT_A_TIME * CALL:.1f} s at "
+        f"Medians of {jobs} spaced jobs of either shape, with calls of {PICTURES / CALLS_AT_A_TIME * CALL:.1f} s at "
         f"best: no more than {CALLS_AT_A_TIME} are under way in either program. The row's figure is that of four steps "
         "of one picture each, which the aim was stated for; one step of four pictures, where stock Dagster starts the "
         "fewest processes, stands beside it. Stock Dagster's multiprocess executor forks steps from a server that has "
@@ -130,10 +129,11 @@ def _share_leases(at: Installation) -> None:
 
     In the product, where a run has one process, each claim takes a new token and so fences off the one before.
     """
-    schema = schema_sql("quel_dagster")
-    assert schema.count(_EVERY_CLAIM) == 1
     with psycopg.connect(at.stack.endpoints.database_url, autocommit=True) as connection:
-        connection.execute(schema.replace(_EVERY_CLAIM, _FIRST_CLAIM).encode())
+        row = connection.execute("select pg_get_functiondef('quel_dagster.claim_job_v2'::regproc)").fetchone()
+        claim = str(row[0]) if row else ""
+        assert claim.count(_EVERY_CLAIM) == 1
+        connection.execute(claim.replace(_EVERY_CLAIM, _FIRST_CLAIM).encode())
 
 
 @contextmanager

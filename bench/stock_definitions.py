@@ -3,7 +3,7 @@
     dagster api grpc -m bench.stock_definitions
 
 Forked from a server that has everything imported, the quickest way that the multiprocess executor has. A session of the
-studio lives in one process, so that each step claims the job's lease, and gives it back for the next one. Steps side by
+engine lives in one process, so that each step claims the job's lease, and gives it back for the next one. Steps side by
 side have one lease together (`_share_leases` in stock.py).
 """
 
@@ -14,11 +14,11 @@ from dagster import Definitions, InitResourceContext, multiprocess_executor
 from quel_dagster.definitions import build_defs
 from quel_dagster.pipeline import sensors
 from quel_dagster.pipeline.assets import image_job, results, source_tables
-from quel_dagster.pipeline.resources import StudioResource
+from quel_dagster.pipeline.resources import EngineResource
 
 STEPS_AT_A_TIME = "BENCH_STEPS_AT_A_TIME"
 #: Stock Dagster's daemon looks at a sensor every 5 s. One that waits for ids for as long as that is still at it when
-#: the daemon comes by, and is passed over: for half of the time nobody waits.
+#: the daemon comes by, and is skipped: half of the time no tick waits for ids.
 WAIT_SECONDS = 4.0
 #: What steps import where they first need it: the server that they are forked from has it.
 LATE_IMPORTS = (
@@ -30,14 +30,14 @@ LATE_IMPORTS = (
 )
 
 
-class StepStudio(StudioResource):
-    """A studio for one step."""
+class StepStudio(EngineResource):
+    """An engine for one step."""
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         process = self.process
-        if context.run is not None and (session := process.studio.current(context.run.run_id)) is not None:
-            process.post(lambda _studio: session.drain())
-            process.run(lambda: process.studio.close_session(session.run_id))
+        if context.run is not None and (session := process.engine.current(context.run.run_id)) is not None:
+            process.post(lambda _engine: session.drain())
+            process.run(lambda: process.engine.close_session(session.run_id))
         process.close()
 
 
@@ -45,7 +45,7 @@ def stock() -> Definitions:
     """With nothing beside the queue's own sensor, so that no other one is in its way."""
     sensors.WAIT_SECONDS = WAIT_SECONDS
     everything = build_defs(
-        resource_overrides={"studio": StepStudio()},
+        resource_overrides={"engine": StepStudio()},
         executor=multiprocess_executor.configured(
             {
                 "max_concurrent": int(os.environ[STEPS_AT_A_TIME]),

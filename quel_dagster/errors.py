@@ -1,4 +1,4 @@
-"""One tree of exceptions; every error that this project raises on purpose is a `QuelError`.
+"""The exceptions of this project; every error that it raises on purpose is a `QuelError`.
 
 The first line of a class's docstring is its default message. A message is one readable line that names
 the thing and the remedy; it may be shown to an operator or stored in `error_message`, so it never holds a
@@ -37,16 +37,39 @@ class JobInputError(QuelError):
 class JobNotFoundError(QuelError):
     """No row of quel_production_jobs has this id."""
 
+    @classmethod
+    def of(cls, job_id: object) -> JobNotFoundError:
+        return cls(f"Job {job_id} is not in quel_production_jobs; was it deleted?")
+
 
 class PayerError(QuelError):
-    """Nobody can be charged for this job."""
+    """No payer can be charged for this job."""
 
 
 class InsufficientCreditsError(PayerError):
     """The payer's balance does not cover one picture; add credits and run the job again."""
 
 
-# --- who may work on a job ---------------------------------------------------------------------------
+class JobPoisonedError(QuelError):
+    """This job ended its worker process repeatedly without making another picture."""
+
+
+# --- the database --------------------------------------------------------------------------------------
+
+
+class SchemaError(QuelError):
+    """Schema quel_dagster cannot be used by this version."""
+
+
+class DatabaseRefusedError(QuelError):
+    """PostgreSQL refused to write a row."""
+
+
+class RowShapeError(QuelError):
+    """A row of the database has other columns than this version reads."""
+
+
+# --- leases and stops --------------------------------------------------------------------------------
 
 
 class LeaseHeldError(QuelError):
@@ -73,7 +96,7 @@ class RunTerminatedError(QuelError):
 
 
 class ReferenceUnavailableError(QuelError):
-    """A reference picture cannot be had."""
+    """A reference picture cannot be fetched."""
 
 
 class PictureError(QuelError):
@@ -96,6 +119,10 @@ class StorageUnavailableError(StorageError):
     transient = True
 
 
+class StorageRefusedError(StorageError):
+    """The object store refuses what this installation asks of it; every other picture would be refused as well."""
+
+
 class ObjectNotFoundError(StorageError):
     """No object is stored under this key."""
 
@@ -114,16 +141,32 @@ class GeminiError(QuelError):
     transient: bool = False
     #: seconds that the server asked to wait before the next call, when it said so
     retry_after: float | None = None
+    #: how often the same request is sent again after this error; None: as GEMINI_ATTEMPTS allows
+    ask_again: int | None = None
 
 
 class GeminiRefusedError(GeminiError):
-    """Gemini declined to make this picture (safety block, refusal, or words instead of a picture)."""
+    """Gemini declined to make this picture (a safety block, or a request that it cannot use)."""
+
+    ask_again = 0
+
+
+class GeminiNoPictureError(GeminiError):
+    """Gemini answered without a picture, or with words instead of one."""
+
+    transient = True
+    ask_again = 2
 
 
 class GeminiUnavailableError(GeminiError):
     """Gemini could not be reached or had an internal error."""
 
     transient = True
+
+    def __init__(self, message: str | None = None, *, everybody: bool = True) -> None:
+        #: whether other requests meet the same now (overload, no connection), not just this one (an internal error)
+        self.everybody = everybody
+        super().__init__(message)
 
 
 class GeminiRateLimitedError(GeminiError):
@@ -149,7 +192,17 @@ class GeminiBadAnswerError(GeminiError):
 
 
 class GeminiRejectedError(GeminiError):
-    """Gemini refuses every request of this installation (bad key, no permission, unknown model)."""
+    """Gemini refuses every request of this installation (bad key, no permission)."""
+
+    ask_again = 0
+
+
+class GeminiModelError(GeminiRejectedError):
+    """Gemini does not have this model, or the model does not take this kind of request."""
+
+
+class GeminiQuotaSpentError(GeminiRejectedError):
+    """Gemini's quota is spent, and waiting does not bring it back."""
 
 
 # --- the services of one home --------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""One place where secrets are taken out of text that leaves a process: logs, errors, events, what a command prints.
+"""Remove secrets from text that leaves a process: logs, errors, events, command output.
 
-Whoever reads a secret teaches it (`learn`, `learn_url`; `Settings.read` does for every setting), and from then on
-`redact` replaces it, in every notation in which a program may write it down, with `***`. The password of any URL and
-the query of one that is signed for S3 are replaced even when nobody taught them.
+Code that reads a secret registers it with `learn` or `learn_url` (`Settings.read` does this for every setting). From
+then on `redact` replaces it with `***`, in every notation in which a program may write it. The password of any URL and
+the query of one that is signed for S3 are replaced without registration.
 
-`install` puts this in front of Python's logging and of exceptions that nobody caught. Dagster's storage and the
-commands' output call `redact` at their own doors.
+`install` redacts Python's log records and uncaught exceptions. Dagster's storage and the output of commands call
+`redact` themselves.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 MASK = "***"
 
-#: A shorter secret is found in innocent words as well; it is replaced in URLs alone.
+#: Characters. A shorter secret occurs in ordinary words too; it is replaced in URLs alone.
 SHORTEST = 8
-#: A shorter one is replaced only where it stands by itself: the password `postgres`, but not the scheme `postgresql`.
+#: Characters. A shorter secret is replaced only as a word: the password `postgres`, but not the scheme `postgresql`.
 ANYWHERE = 16
 
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s/@'\"]+@")
@@ -32,14 +32,14 @@ _SIGNED_QUERY = re.compile(r"\?[^\s?'\"]*X-Amz-Signature=[^\s'\"]*", re.IGNORECA
 _PASSWORD_OPTIONS = {"password", "sslpassword"}
 
 _lock = threading.Lock()
-#: in lower case
+#: every notation of every registered secret, in lower case
 _notations: frozenset[str] = frozenset()
 _pattern: re.Pattern[str] | None = None
 
 
 def learn(*secrets: str | None) -> None:
-    """Replace these from now on, in all of the process."""
-    global _notations, _pattern  # noqa: PLW0603 - what one part of a process was told, no part of it may say
+    """Register secrets: `redact` replaces them from now on, in the whole process."""
+    global _notations, _pattern  # noqa: PLW0603 - one list per process
     new = {text.lower() for secret in secrets if secret for text in _written(secret) if len(text) >= SHORTEST}
     with _lock:
         if new <= _notations:
@@ -50,13 +50,13 @@ def learn(*secrets: str | None) -> None:
 
 
 def learn_url(url: str | None) -> None:
-    """Replace the passwords in this URL, percent-encoded or not."""
+    """Register the passwords in this URL, percent-encoded or not."""
     if not url:
         return
     try:
         parts = urlsplit(url)
         password = parts.password
-    except ValueError:  # no URL at all: whoever uses it will say so
+    except ValueError:  # not a URL: the code that connects reports that
         learn(url)
         return
     options = [value for name, value in parse_qsl(parts.query) if name in _PASSWORD_OPTIONS]
@@ -64,7 +64,7 @@ def learn_url(url: str | None) -> None:
 
 
 def redact(text: str) -> str:
-    """The text without any secret."""
+    """Return the text with every secret replaced."""
     if _pattern is not None:
         lowered = text.lower()
         if any(notation in lowered for notation in _notations):  # far cheaper than the pattern, and hardly ever true
@@ -76,7 +76,7 @@ def redact(text: str) -> str:
 
 
 def _written(secret: str) -> set[str]:
-    """The ways in which a secret gets into text: as it is, in a URL, in JSON, in a repr."""
+    """Return the notations of a secret in text: as it is, in a URL, in JSON, in a repr."""
     return {
         secret,
         quote(secret, safe=""),
@@ -97,13 +97,13 @@ def _expression(text: str) -> str:
     return expression
 
 
-# --- in front of a process ---------------------------------------------------------------------------
+# --- the hooks of a process --------------------------------------------------------------------------
 
 
 def install() -> None:
-    """Take secrets out of every log record and of every exception that ends a thread or the process.
+    """Redact every log record, and every exception that ends a thread or the process.
 
-    May be called again; does nothing then.
+    Further calls do nothing.
     """
     if getattr(logging.getLogRecordFactory(), "redacts", False):
         return
@@ -112,7 +112,7 @@ def install() -> None:
 
 
 def _guard_log_records() -> None:
-    """At the making of a record, so that no handler, whoever adds it and when, sees another one."""
+    """Redact in the log record factory, so that every handler gets the redacted record."""
     make = logging.getLogRecordFactory()
 
     def make_redacted(*args: Any, **more: Any) -> logging.LogRecord:
@@ -125,9 +125,9 @@ def _guard_log_records() -> None:
         if clean != said:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[0] is not None:
-            told = _told(*record.exc_info)
-            if (clean := redact(told)) != told:
-                record.exc_text = clean.rstrip("\n")  # what formatters print instead of making it anew
+            text = _formatted(*record.exc_info)
+            if (clean := redact(text)) != text:
+                record.exc_text = clean.rstrip("\n")  # formatters print this instead of formatting the exception
         return record
 
     make_redacted.redacts = True  # type: ignore[attr-defined]
@@ -137,22 +137,22 @@ def _guard_log_records() -> None:
 def _guard_uncaught_exceptions() -> None:
     excepthook, thread_excepthook = sys.excepthook, threading.excepthook
 
-    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        told = _told(kind, error, trace)
-        if (clean := redact(told)) != told:
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = _formatted(kind, error, trace)
+        if (clean := redact(text)) != text:
             sys.stderr.write(clean)
         else:
             excepthook(kind, error, trace)
 
-    def tell_of_thread(args: threading.ExceptHookArgs) -> None:
-        told = _told(args.exc_type, args.exc_value, args.exc_traceback)
-        if args.exc_type is not SystemExit and (clean := redact(told)) != told:
+    def report_of_thread(args: threading.ExceptHookArgs) -> None:
+        text = _formatted(args.exc_type, args.exc_value, args.exc_traceback)
+        if args.exc_type is not SystemExit and (clean := redact(text)) != text:
             sys.stderr.write(f"Exception in thread {args.thread.name if args.thread else 'unknown'}:\n{clean}")
         else:
             thread_excepthook(args)
 
-    sys.excepthook, threading.excepthook = tell, tell_of_thread
+    sys.excepthook, threading.excepthook = report, report_of_thread
 
 
-def _told(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> str:
+def _formatted(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> str:
     return "".join(traceback.format_exception(kind, error, trace))

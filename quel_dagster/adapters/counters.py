@@ -1,8 +1,8 @@
-"""Counters that all worker processes share: numbers in one Redis hash, which only ever grow.
+"""Counters that all worker processes share: increasing numbers in one Redis hash.
 
-In Redis since workers come and go, on many hosts, each a process of its own that no scrape would find. A Redis that
-loses its memory sets them to zero, which is what Prometheus expects of a counter after a restart. Nothing but graphs
-is drawn from them: money and pictures are counted in PostgreSQL.
+They are in Redis because workers start and stop on many hosts, where Prometheus cannot scrape them. A Redis that loses
+its data resets them to zero, as Prometheus expects after a restart. They feed graphs only: credits and pictures are
+counted in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, cast
 import redis
 import redis.asyncio
 
-from quel_dagster.adapters.queue import open_redis
+from quel_dagster.adapters.redis_connection import open_redis
 from quel_dagster.errors import GeminiError
 
 COUNTERS = "quel_dagster:counters"
@@ -22,7 +22,7 @@ BUCKETS = (1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, float("inf")
 
 
 class Tally:
-    """What one session counted; a name is `metric` or `metric|label`."""
+    """The counts of one session; a name is `metric` or `metric|label`."""
 
     def __init__(self) -> None:
         self.counts: dict[str, float] = {}
@@ -44,13 +44,13 @@ class Tally:
 
 
 def outcome_of(error: GeminiError) -> str:
-    """`refused`, `rate_limited`, `timeout`, `unavailable`, `bad_answer`, `rejected`."""
+    """`refused`, `no_picture`, `rate_limited`, `timeout`, `unavailable`, `bad_answer`, `rejected`, `model`, …"""
     name = type(error).__name__.removeprefix("Gemini").removesuffix("Error")
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).strip("_") or "other"
 
 
 class Counters:
-    """The door to the hash, for the event loop that makes pictures."""
+    """Access to the hash from the event loop that makes pictures."""
 
     def __init__(self, url: str) -> None:
         """Raises SettingsError when `url` is no Redis URL."""
@@ -60,7 +60,7 @@ class Counters:
         await self._redis.aclose()
 
     async def add(self, counts: Mapping[str, float]) -> None:
-        """Add a session's tally, in one round trip.
+        """Add a session's counts, in one round trip.
 
         Raises:
             redis.RedisError
@@ -73,7 +73,7 @@ class Counters:
 
 
 def read_counters(url: str) -> dict[str, float]:
-    """Every counter as it stands.
+    """Return every counter.
 
     Raises:
         redis.RedisError

@@ -1,18 +1,18 @@
-"""Gemini's limits over all workers and hosts: calls begun in a minute, calls in flight, and a pause for everybody.
+"""A rate limiter for Gemini over all workers and hosts: calls per minute, calls in flight, and a common pause.
 
-One place in Redis, one clock (that of the Redis server), one script that looks and decides at once. What must hold:
+The state is in Redis, on the clock of the Redis server; one script reads and decides in one step. Invariants:
 
     Q1  In any window, and for a margin beyond it, no more calls are begun than the limit. The margin covers calls
         that take different times to arrive: Gemini counts arrivals.
     Q2  No more calls are in flight than the limit. A place is a lease that its process renews, so that a process
         that dies gives its places back within PLACE_SECONDS.
-    Q3  Who waits is served in the order of asking. Who stops asking (a cancel, a kill) leaves the line, by itself or
-        within SEEN_SECONDS, and holds nobody up.
-    Q4  After a 429 nobody begins a call until the moment that Gemini named; then few at first, one more with every
+    Q3  Waiting calls are served in the order of asking. A call that stops asking (a cancel, a kill) leaves the line, by
+        itself or within SEEN_SECONDS, and delays no other call.
+    Q4  After a 429 no call begins until the moment that Gemini named; then few at first, one more with every
         success. Where there is no limit, a process that has calls under way hears of it within KNOWN_SECONDS.
-    Q5  Without Redis calls go on: it is the limit that is lost, not the pictures.
+    Q5  Without Redis calls go on without limits.
     Q6  Waiting ends at once with the task that waits.
-    Q7  Where there is no limit and nobody pauses, a call waits for no answer of Redis.
+    Q7  Without a limit and without a pause a call waits for no answer of Redis.
 
 Why no library: docs/decisions/gemini-quota.md.
 """
@@ -29,143 +29,39 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import redis.asyncio
-from redis import RedisError
 
-from quel_dagster.adapters.queue import open_redis
+from quel_dagster.adapters.gemini_quota_scripts import ENTER, JOIN, KEYS, LEAVE, RENEW
+from quel_dagster.adapters.redis_connection import answer_within, open_redis
 from quel_dagster.errors import GeminiRateLimitedError
 from quel_dagster.settings import Settings
 
-#: sorted sets: calls by when they were begun, by when their place lapses; those who wait by when they first asked,
-#: and by when they count as gone. Strings: until when all pause, and how many may be in flight after a pause.
-CALLS = "quel:gemini:calls"
-FLIGHT = "quel:gemini:flight"
-LINE = "quel:gemini:line"
-SEEN = "quel:gemini:seen"
-PAUSE = "quel:gemini:pause"
-WIDTH = "quel:gemini:width"
-KEYS = (CALLS, FLIGHT, LINE, SEEN, PAUSE, WIDTH)
-
-#: A place in flight lapses after so long, unless it is renewed, three times in that time.
+#: Seconds after which a place in flight lapses; it is renewed three times in that time.
 PLACE_SECONDS = 15.0
-#: Who waits asks again within LONGEST_SLEEP_SECONDS, and is gone after SEEN_SECONDS.
+#: A waiting call asks again within LONGEST_SLEEP_SECONDS, and is removed after SEEN_SECONDS.
 LONGEST_SLEEP_SECONDS = 1.0
 SEEN_SECONDS = 5.0
 #: After a 429 that names no moment.
 PAUSE_SECONDS = 2.0
-#: A pause that is longer stops nobody but its caller, who gives up: a daily quota does not come back within a run.
+#: A longer pause stops only its caller, which gives up: a daily quota does not come back within a run.
 LONGEST_PAUSE_SECONDS = 300.0
 #: How long after a pause few calls are in flight, if no success widens them.
 NARROW_SECONDS = 60.0
-#: Where there is no limit: that nobody pauses is believed for so long, and asked twice in that time.
+#: Without a limit: "no pause" is assumed for so long after an answer, and asked twice in that time.
 KNOWN_SECONDS = 2.0
-#: A shorter wait is not told.
+#: A shorter wait is not reported.
 WORTH_SAYING_SECONDS = 1.0
-#: Redis is asked so long for an answer, and after none left alone for so long.
+#: Deadline of an answer of Redis, and the time without requests after it was missed.
 ANSWER_SECONDS = 2.0
-AWAY_SECONDS = 5.0
+UNREACHABLE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
-_NOW = """
-local calls, flight, line, seen, pause, width = unpack(KEYS)
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-"""
-
-# → is nobody pausing, and nobody held back after a pause?
-_TELL = """
-return (tonumber(redis.call('GET', pause) or 0) <= now and redis.call('EXISTS', width) == 0) and 1 or 0
-"""
-
-# → {milliseconds to wait, why, when this caller first asked}; 0: a place is taken
-_ENTER = (
-    _NOW
-    + """
-local token, limit, window, places, place_ms, seen_ms, asked = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]),
-    tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-if asked == 0 then asked = now end
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', seen, '-inf', now)) do
-    redis.call('ZREM', seen, gone)
-    redis.call('ZREM', line, gone)
-end
-redis.call('ZREMRANGEBYSCORE', flight, '-inf', now)
-redis.call('ZREMRANGEBYSCORE', calls, '-inf', now - window)
-redis.call('ZADD', line, asked, token)
-redis.call('ZADD', seen, now + seen_ms, token)
-redis.call('PEXPIRE', line, 2 * seen_ms)
-redis.call('PEXPIRE', seen, 2 * seen_ms)
-local rank = redis.call('ZRANK', line, token)
-
-local resume = tonumber(redis.call('GET', pause) or 0)
-if resume > now then return {resume - now, 'pause', asked} end
-
-local narrow = tonumber(redis.call('GET', width) or 0)
-if narrow > 0 and (places == 0 or narrow < places) then places = narrow end
-if places > 0 and rank >= places - redis.call('ZCARD', flight) then return {40 + 20 * rank, 'flight', asked} end
-
-if limit > 0 then
-    local behind = rank - (limit - redis.call('ZCARD', calls))
-    if behind >= 0 then
-        local last = redis.call('ZRANGE', calls, behind, behind, 'WITHSCORES')
-        return {last[2] and last[2] + window - now + 1 or window, 'rate', asked}
-    end
-    redis.call('ZADD', calls, now, token)
-    redis.call('PEXPIRE', calls, window)
-end
-redis.call('ZREM', line, token)
-redis.call('ZREM', seen, token)
-redis.call('ZADD', flight, now + place_ms, token)
-redis.call('PEXPIRE', flight, 2 * place_ms)
-return {0, '', asked}
-"""
-)
-
-# A place without asking whether there is one.
-_JOIN = (
-    _NOW
-    + """
-redis.call('ZREMRANGEBYSCORE', flight, '-inf', now)
-redis.call('ZADD', flight, now + ARGV[2], ARGV[1])
-redis.call('PEXPIRE', flight, 2 * ARGV[2])
-"""
-    + _TELL
-)
-
-_LEAVE = (
-    _NOW
-    + """
-local token, outcome, pause_ms, narrow_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local in_flight = redis.call('ZCARD', flight)
-redis.call('ZREM', flight, token)
-redis.call('ZREM', line, token)
-redis.call('ZREM', seen, token)
-if outcome == 'ok' and redis.call('EXISTS', width) == 1 then redis.call('INCR', width) end
-if outcome == 'limited' then
-    local narrow = math.max(1, math.floor(in_flight / 2))
-    redis.call('SET', width, math.min(narrow, tonumber(redis.call('GET', width) or narrow)), 'PX', pause_ms + narrow_ms)
-    if now + pause_ms > tonumber(redis.call('GET', pause) or 0) then
-        redis.call('SET', pause, now + pause_ms, 'PX', pause_ms)
-    end
-end
-"""
-    + _TELL
-)
-
-_RENEW = (
-    _NOW
-    + """
-for place = 2, #ARGV do redis.call('ZADD', flight, 'XX', now + ARGV[1], ARGV[place]) end
-redis.call('PEXPIRE', flight, 2 * ARGV[1])
-"""
-    + _TELL
-)
-
-#: Told why, once, when a call has to wait.
+#: callback(reason), once, when a call has to wait.
 OnWait = Callable[[str], None]
 
 
 class GeminiQuota:
-    """The door to the shared limits. Lives on one event loop; give it back with `aclose`."""
+    """The shared limits. For one event loop; close it with `aclose`."""
 
     def __init__(
         self,
@@ -194,22 +90,22 @@ class GeminiQuota:
         self._margin = margin_seconds
         self._redis: redis.asyncio.Redis = open_redis(redis.asyncio.Redis, url)
         self._enter, self._join, self._leave, self._renew = (
-            self._redis.register_script(code) for code in (_ENTER, _JOIN, _LEAVE, _RENEW)
+            self._redis.register_script(code) for code in (ENTER, JOIN, LEAVE, RENEW)
         )
         self._held: set[str] = set()
-        self._keeper: asyncio.Task[None] | None = None
+        self._renewer: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
-        #: on this process's own clock: the end of a pause that it caused itself, and until when Redis is left alone
+        #: on this process's own clock: the end of a pause that it caused itself, and until when Redis is not asked
         self._resume_at = 0.0
-        #: and what is known where there is no limit: until when nobody pauses, and when this process had its last 429
+        #: without a limit: until when there is no pause, and when this process had its last 429
         self._free_until = 0.0
         self._limited_at = 0.0
-        self._away_until = 0.0
-        self._away = False
+        self._unreachable_until = 0.0
+        self._unreachable = False
 
     @classmethod
     def from_settings(cls, settings: Settings, url: str) -> GeminiQuota:
-        """The limits that the environment describes.
+        """Return the limits of the settings.
 
         Raises:
             SettingsError: `url` is no Redis URL.
@@ -222,14 +118,14 @@ class GeminiQuota:
             self._give_back(token, "given up", 0.0)
         if self._background:
             await asyncio.wait(self._background, timeout=ANSWER_SECONDS)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper}, timeout=ANSWER_SECONDS)
+        if self._renewer is not None:
+            self._renewer.cancel()
+            await asyncio.wait({self._renewer}, timeout=ANSWER_SECONDS)
         await self._redis.aclose()
 
     @asynccontextmanager
     async def place(self, on_wait: OnWait = lambda _why: None) -> AsyncIterator[None]:
-        """A call's place: entered when it may begin. A `GeminiRateLimitedError` passing through pauses everybody."""
+        """A call's place: entered when it may begin. A `GeminiRateLimitedError` passing through pauses all workers."""
         token = secrets.token_hex(8)
         outcome, asked = "failed", 0.0
         joining: asyncio.Task[None] | None = None
@@ -250,17 +146,17 @@ class GeminiQuota:
                     self._resume_at = max(self._resume_at, self._limited_at + asked)
                 raise
         finally:
-            # not awaited: a call that is done waits for nobody, a cancelled one least of all
+            # not awaited: neither a finished nor a cancelled call has to wait
             self._held.discard(token)
             self._give_back(token, outcome, asked, after=joining)
 
     def look_ahead(self) -> None:
-        """Calls will come: where there is no limit, ask now whether anybody pauses, so that they need not wait."""
+        """Ask now whether there is a pause, if there is no limit, so that the next calls need not wait."""
         if not self._limited and not self._is_free():
             self._in_background(self._look(self._renew, round(PLACE_SECONDS * 1000)))
 
     def _is_free(self) -> bool:
-        """May a call begin without asking?"""
+        """Return whether a call may begin without asking Redis."""
         now = time.monotonic()
         return not self._limited and self._resume_at <= now < self._free_until
 
@@ -269,7 +165,7 @@ class GeminiQuota:
         return self._requests is not None or self._max_in_flight is not None
 
     async def _admitted(self, token: str, on_wait: OnWait) -> None:
-        told = False
+        reported = False
         since = time.monotonic()
         asked = 0
         while True:
@@ -283,13 +179,13 @@ class GeminiQuota:
                 if answer is not None:
                     self._hold(token)
                 return
-            if not told and time.monotonic() + wait - since > WORTH_SAYING_SECONDS:
-                told = True
+            if not reported and time.monotonic() + wait - since > WORTH_SAYING_SECONDS:
+                reported = True
                 on_wait(self._in_words(why, wait))
             await asyncio.sleep(min(wait, LONGEST_SLEEP_SECONDS) + random.uniform(0, 0.01))  # noqa: S311  not a secret
 
     def _limits(self) -> tuple[int, int, int, int, int]:
-        """The arguments of the script that are the same for every call."""
+        """Return the arguments of the script that are the same for every call."""
         return (
             self._requests or 0,
             round((self._window + self._margin) * 1000),
@@ -309,8 +205,8 @@ class GeminiQuota:
 
     def _hold(self, token: str) -> None:
         self._held.add(token)
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep(), name="places in flight at Gemini")
+        if self._renewer is None or self._renewer.done():
+            self._renewer = asyncio.create_task(self._keep(), name="places in flight at Gemini")
 
     async def _keep(self) -> None:
         while self._held:
@@ -319,7 +215,7 @@ class GeminiQuota:
                 await self._look(self._renew, round(PLACE_SECONDS * 1000), *self._held)
 
     def _give_back(self, token: str, outcome: str, pause: float, after: asyncio.Task[None] | None = None) -> None:
-        """Leave the line and the air, in the background, once `after` is done."""
+        """Leave the line and release the place, in the background, once `after` is done."""
 
         async def leave() -> None:
             if after is not None:
@@ -337,40 +233,22 @@ class GeminiQuota:
     # --- Redis ---------------------------------------------------------------------------------------
 
     async def _look(self, script: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-        """Run a script that tells whether nobody pauses, and remember that."""
+        """Run a script that returns whether there is no pause, and remember that."""
         asked_at = time.monotonic()
         free = await self._ask(script, *arguments)
         if free is not None and asked_at > self._limited_at:  # an older answer knows nothing of the 429
             self._free_until = asked_at + KNOWN_SECONDS if free else 0.0
 
     async def _ask(self, script: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        """What the script says; None while Redis is away.
-
-        redis-py may swallow a cancellation (Python 3.11), so that it is not its answer that is awaited.
-        """
-        if time.monotonic() < self._away_until:
+        """Return the script's answer; None while Redis is unreachable."""
+        if time.monotonic() < self._unreachable_until:
             return None
-        question = asyncio.ensure_future(script(keys=KEYS, args=arguments))
-        try:
-            await asyncio.wait({question}, timeout=ANSWER_SECONDS)
-        finally:
-            if not question.done():
-                question.add_done_callback(_forget)
-                question.cancel()
-        if question.done() and not question.cancelled():
-            error = question.exception()
-            if error is None:
-                self._away = False
-                return question.result()
-            if not isinstance(error, RedisError | OSError):
-                raise error
-        self._away_until = time.monotonic() + AWAY_SECONDS
-        if not self._away:
-            self._away = True
+        answer = await answer_within(ANSWER_SECONDS, script(keys=KEYS, args=arguments))
+        if answer is not None:
+            self._unreachable = False
+            return answer
+        self._unreachable_until = time.monotonic() + UNREACHABLE_SECONDS
+        if not self._unreachable:
+            self._unreachable = True
             _log.warning("Redis does not answer, so Gemini's limits are not kept until it does; calls go on.")
         return None
-
-
-def _forget(question: asyncio.Future[Any]) -> None:
-    if not question.cancelled():
-        question.exception()

@@ -1,154 +1,114 @@
-"""The door to Redis: the list of job ids, and the user's cancel flags (domain.md §1).
+"""Access to Redis: the lists of job ids, and the user's cancel flags (domain.md §1).
 
-An id leaves `jobs:queue` only into `jobs:processing`, atomically, and leaves that only once a run for it exists
-(`finish`) or it can never run (`bury`). Until then every look at `jobs:processing` finds it again, with the same
-delivery number, so that a tick cut off halfway and repeated asks for the same run.
+An id leaves `jobs:queue` or `jobs:again` only into `jobs:processing`, atomically. It leaves that list only when a run
+for it exists (`finish`) or it can never run (`dead_letter`). Until then every read of `jobs:processing` returns it with
+the same delivery number, so a repeated tick requests the same run.
+
+The web app pushes onto `jobs:queue`, which the older worker reads too. This project pushes onto `jobs:again`, which the
+older worker does not read: it would make and charge the whole job a second time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import redis
-import redis.asyncio
 
-from quel_dagster.errors import QuelError, SettingsError
+from quel_dagster.adapters.cancel_flags import cancel_key, operator_cancel_key
+from quel_dagster.adapters.queue_entries import (
+    DEAD_VALUE_BYTES,
+    LETTER_BYTES,
+    DeadLetter,
+    Delivery,
+    QueuePlace,
+    describe_entry,
+    encode_letter,
+    job_id_of,
+)
+from quel_dagster.adapters.redis_connection import open_redis
 
 QUEUE = "jobs:queue"
+#: ids that this project pushed again: sweep, retry, hand-over, requeued dead letters
+AGAIN = "jobs:again"
 PROCESSING = "jobs:processing"
 DEAD = "jobs:dead"
 #: hash: job id → number of the delivery under way
 DELIVERIES = "jobs:deliveries"
-#: hash: job id → how often its row was looked for in vain
+#: hash: job id → ticks that did not find its row
 MISSES = "jobs:misses"
 
 #: Ids of a burst arrive one by one; waiting this long after the first makes one tick of them.
 LINGER_SECONDS = 0.05
-#: An answer that takes longer will not come. Longer than `claim` blocks: redis-py's own 5 s would end an idle wait
-#: of 5 s with an error.
-ANSWER_SECONDS = 15.0
-#: A dead letter keeps the entry itself only up to this size.
-DEAD_VALUE_BYTES = 1024
-
+#: A wait reads `jobs:again` this often while it blocks on `jobs:queue`: BLMOVE waits for one list only.
+AGAIN_LOOK_SECONDS = 0.5
+#: Entries that stay in `jobs:queue` keep BLMOVE from blocking: a wait then polls this often.
+LEFT_ALONE_LOOK_SECONDS = 0.25
+#: The last ARGV[1] entries of a list, right end first; in place of one longer than ARGV[2] bytes its SHA-1 and length.
+_LOOK = """
+local entries = redis.call('LRANGE', KEYS[1], -ARGV[1], -1)
+local longest = tonumber(ARGV[2])
+local found = {}
+for place = #entries, 1, -1 do
+    local entry = entries[place]
+    found[#found + 1] = #entry <= longest and entry or {redis.sha1hex(entry), #entry}
+end
+return found
+"""
+#: Move the entries of ARGV from the lists KEYS[2…] into KEYS[1], each with all of its copies; how many were moved.
 _TAKE = """
 local moved = 0
 for _, entry in ipairs(ARGV) do
-    local copies = redis.call('LREM', KEYS[1], 0, entry)
-    for _ = 1, copies do redis.call('LPUSH', KEYS[2], entry) end
-    moved = moved + copies
+    for list = 2, #KEYS do
+        local copies = redis.call('LREM', KEYS[list], 0, entry)
+        for _ = 1, copies do redis.call('LPUSH', KEYS[1], entry) end
+        moved = moved + copies
+    end
 end
 return moved
 """
+#: The first entry of the lists KEYS that is longer than ARGV[1] bytes, with its list.
+_FIND_LONG = """
+local longest = tonumber(ARGV[1])
+for _, list in ipairs(KEYS) do
+    for _, entry in ipairs(redis.call('LRANGE', list, 0, -1)) do
+        if #entry > longest then return {list, entry} end
+    end
+end
+return false
+"""
+#: Remove from KEYS[1] the entries of SHA-1 ARGV[1] and length ARGV[2]; push the letter ARGV[3], if any, onto KEYS[2].
+_REMOVE_LONG = """
+local length = tonumber(ARGV[2])
+for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
+    if #entry == length and redis.sha1hex(entry) == ARGV[1] then
+        local copies = redis.call('LREM', KEYS[1], 0, entry)
+        if ARGV[3] then redis.call('LPUSH', KEYS[2], ARGV[3]) end
+        return copies
+    end
+end
+return 0
+"""
 
-_UUID = re.compile(rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-
-
-def cancel_key(job_id: UUID) -> str:
-    """The user's cancel flag (domain.md §1)."""
-    return f"job:{job_id}:cancelled"
-
-
-def job_id_of(raw: bytes) -> UUID | None:
-    """The job that an entry names; None when it is no UUID."""
-    return UUID(raw.decode()) if _UUID.fullmatch(raw) else None
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """An entry of `jobs:processing`."""
-
-    #: the exact bytes in the list
-    raw: bytes
-    #: None when the entry is no UUID
-    job_id: UUID | None
-    #: names this delivery; the same until `finish` or `bury`
-    number: str = ""
-    #: how many equal entries the list holds
-    copies: int = 1
-
-    @property
-    def run_key(self) -> str:
-        return f"{self.job_id}:{self.number}"
-
-    def describe(self) -> str:
-        """The entry without its bytes, for logs: length and hash."""
-        return f"{len(self.raw)} bytes, sha256 {hashlib.sha256(self.raw).hexdigest()[:16]}"
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """An entry of `jobs:dead`."""
-
-    #: the exact bytes in the list
-    raw: bytes
-    reason: str
-    #: of the entry that it was made of: length in bytes, SHA-256
-    length: int
-    sha256: str
-    #: seconds since the epoch
-    at: float
-    #: the entry itself as text, unless it was too long to keep
-    value: str | None
-
-    @classmethod
-    def read(cls, raw: bytes) -> DeadLetter:
-        """One that another program wrote is read as far as it can be."""
-        try:
-            letter = json.loads(raw)
-        except ValueError:
-            letter = None
-        if not isinstance(letter, dict):
-            return cls(raw, "not written by Quel", len(raw), hashlib.sha256(raw).hexdigest(), 0.0, None)
-        at, value = letter.get("at"), letter.get("value")
-        return cls(
-            raw=raw,
-            reason=str(letter.get("reason", "no reason given")),
-            length=letter["length"] if isinstance(letter.get("length"), int) else len(raw),
-            sha256=str(letter.get("sha256", "")),
-            at=at if isinstance(at, int | float) else 0.0,
-            value=value if isinstance(value, str) else None,
-        )
-
-    @property
-    def name(self) -> str:
-        """Names this letter, whatever else comes and goes in the list."""
-        return hashlib.sha256(self.raw).hexdigest()[:10]
-
-    @property
-    def job_id(self) -> UUID | None:
-        """The job that it is about; None when the entry was no UUID."""
-        return UUID(self.value) if self.value and _UUID.fullmatch(self.value.encode()) else None
-
-
-@dataclass(frozen=True)
-class QueuePlace:
-    """Where a job id is in Redis."""
-
-    #: 1: the next one to be taken; None: not in `jobs:queue`
-    position: int | None
-    #: entries in `jobs:queue`
-    waiting: int
-    #: in `jobs:processing`, where a tick looks after it
-    processing: bool
-    #: ticks that looked in vain for the job's row
-    misses: int
+#: as many entries as a list has
+_ALL = 10**9
 
 
 class JobQueue:
-    """The queue of job ids. Synchronous: its one reader is the sensor, whose tick blocks on it."""
+    """The queue of job ids. Synchronous: its only reader is the sensor, and a tick blocks on it."""
 
     def __init__(self, url: str) -> None:
         """Raises SettingsError when `url` is no Redis URL. `rediss://` verifies the server's certificate."""
         self._redis = open_redis(redis.Redis, url)
+
+    @property
+    def client(self) -> redis.Redis:
+        """Return the connection, for other queries to this Redis in the same tick."""
+        return cast(redis.Redis, self._redis)
 
     def close(self) -> None:
         self._redis.close()
@@ -157,54 +117,73 @@ class JobQueue:
         """Push ids as the web app does."""
         self._redis.lpush(QUEUE, *(str(job_id) for job_id in job_ids))
 
-    def push_next(self, job_id: UUID) -> None:
-        """Push an id to the end that consumers take from: it goes on before those that wait."""
-        self._redis.rpush(QUEUE, str(job_id))
+    def push_again(self, *job_ids: UUID) -> None:
+        """Push ids of jobs that continue, for this project alone; they are taken before those of `jobs:queue`."""
+        self._redis.lpush(AGAIN, *(str(job_id) for job_id in job_ids))
 
-    def claim(self, *, wait_seconds: float, limit: int) -> int:
-        """Move waiting ids into `jobs:processing`, oldest first; block until there is one.
+    def wait(self, seconds: float, *, left_alone: Collection[bytes] = ()) -> bool:
+        """Block until an id waits in `jobs:again` or `jobs:queue`; nothing is taken.
 
         Args:
-            wait_seconds: how long to block on an empty queue, less than ANSWER_SECONDS; 0 looks once.
-            limit: ids at most.
+            left_alone: entries of `jobs:queue` that do not count.
 
         Returns:
-            how many were moved.
+            whether one waits.
         """
-        if wait_seconds > 0:
-            if self._redis.blmove(QUEUE, PROCESSING, wait_seconds, "RIGHT", "LEFT") is None:
-                return 0
-            time.sleep(LINGER_SECONDS)
-            moved = 1
-        else:
-            moved = 0
-        while moved < limit:
-            # one round trip for a batch; LMOVE on an empty list answers nil
-            batch = self._redis.pipeline(transaction=False)
-            for _ in range(min(50, limit - moved)):
-                batch.lmove(QUEUE, PROCESSING, "RIGHT", "LEFT")
-            found = sum(1 for value in batch.execute() if value is not None)
-            moved += found
-            if found < 50:
-                break
-        return moved
+        until = time.monotonic() + seconds
+        while True:
+            if self._redis.llen(AGAIN):
+                return True
+            entries = self._look(QUEUE, _ALL if left_alone else 1)
+            if any(not isinstance(entry, bytes) or entry not in left_alone for entry in entries):
+                return True
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            if entries:
+                time.sleep(min(LEFT_ALONE_LOOK_SECONDS, left))
+            # From the right end to the right end: it waits for an entry, and leaves it where it is.
+            elif self._redis.blmove(QUEUE, QUEUE, min(AGAIN_LOOK_SECONDS, left), "RIGHT", "RIGHT") is not None:
+                time.sleep(LINGER_SECONDS)
 
-    def peek(self, limit: int) -> list[bytes]:
-        """Entries of `jobs:queue` as they are, oldest first; none of them is taken."""
-        return cast(list[bytes], self._redis.lrange(QUEUE, -limit, -1))[::-1]
+    def peek(self, limit: int, *, source: str = QUEUE) -> list[bytes]:
+        """Return the entries of a list, oldest first, without those too long to be an id; the list is unchanged."""
+        return [entry for entry in self._look(source, limit) if isinstance(entry, bytes)]
 
-    def take(self, entries: Sequence[bytes]) -> int:
+    def _look(self, source: str, limit: int, *, longest: int = DEAD_VALUE_BYTES) -> list[bytes | tuple[str, int]]:
+        """Return the entries of a list, oldest first; of a long entry its SHA-1 and length."""
+        found = cast(list[Any], self._redis.eval(_LOOK, 1, source, limit, longest))
+        return [entry if isinstance(entry, bytes) else (entry[0].decode(), entry[1]) for entry in found]
+
+    def take(self, entries: Sequence[bytes], *, sources: Sequence[str] = (AGAIN, QUEUE)) -> int:
         """Move these entries into `jobs:processing` in this order, each with all of its copies, in one step.
 
         Returns:
-            how many were moved; what somebody else took meanwhile is not.
+            how many were moved; an entry that another consumer took meanwhile is not.
         """
-        return int(self._redis.eval(_TAKE, 2, QUEUE, PROCESSING, *entries)) if entries else 0
+        if not entries:
+            return 0
+        return int(cast(int, self._redis.eval(_TAKE, 1 + len(sources), PROCESSING, *sources, *entries)))
+
+    def dead_letter_long_entries(self, reason: str) -> list[str]:
+        """Move entries that are too long to be an id to `jobs:dead`, each loaded once.
+
+        Returns:
+            a description of each.
+        """
+        moved = []
+        lists = (AGAIN, QUEUE, PROCESSING)
+        while found := cast(list[bytes] | None, self._redis.eval(_FIND_LONG, len(lists), *lists, DEAD_VALUE_BYTES)):
+            source, raw = found
+            sha1 = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+            self._redis.eval(_REMOVE_LONG, 2, source, DEAD, sha1, len(raw), encode_letter(raw, reason))
+            moved.append(describe_entry(raw))
+        return moved
 
     def deliveries(self) -> list[Delivery]:
-        """Everything in `jobs:processing`, oldest first, equal entries as one, each with its delivery number."""
+        """Return all of `jobs:processing`, oldest first, equal entries as one, each with its delivery number."""
         copies: dict[bytes, int] = {}
-        for raw in reversed(cast(list[bytes], self._redis.lrange(PROCESSING, 0, -1))):
+        for raw in self.peek(_ALL, source=PROCESSING):
             copies[raw] = copies.get(raw, 0) + 1
         if not copies:
             return []
@@ -223,7 +202,7 @@ class JobQueue:
         ]
 
     def finish(self, deliveries: Sequence[Delivery]) -> None:
-        """A run exists for these: take their entries away."""
+        """Remove the entries of these deliveries, for which runs exist."""
         if deliveries:
             batch = self._redis.pipeline(transaction=True)
             for delivery in deliveries:
@@ -231,22 +210,13 @@ class JobQueue:
             batch.execute()
 
     def missed(self, delivery: Delivery) -> int:
-        """Count that no row was found for this id; returns how often by now."""
+        """Count that no row was found for this id; return the count."""
         return int(cast(int, self._redis.hincrby(MISSES, str(delivery.job_id), 1)))
 
-    def bury(self, delivery: Delivery, reason: str) -> None:
+    def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Move an entry that can never run to `jobs:dead`, with the reason."""
-        letter = {
-            "reason": reason,
-            "length": len(delivery.raw),
-            "sha256": hashlib.sha256(delivery.raw).hexdigest(),
-            "at": time.time(),
-            "value": delivery.raw.decode("utf-8", "backslashreplace")
-            if len(delivery.raw) <= DEAD_VALUE_BYTES
-            else None,
-        }
         batch = self._redis.pipeline(transaction=True)
-        batch.lpush(DEAD, json.dumps(letter))
+        batch.lpush(DEAD, encode_letter(delivery.raw, reason))
         self._remove(batch, delivery)
         batch.execute()
 
@@ -258,22 +228,19 @@ class JobQueue:
             batch.hdel(MISSES, str(delivery.job_id))
 
     def depths(self) -> dict[str, int]:
-        """How many entries each list holds: `queue`, `processing`, `dead`."""
+        """Return the number of entries of each list: `again`, `queue`, `processing`, `dead`."""
         batch = self._redis.pipeline(transaction=False)
-        for name in (QUEUE, PROCESSING, DEAD):
+        for name in (AGAIN, QUEUE, PROCESSING, DEAD):
             batch.llen(name)
-        return dict(zip(("queue", "processing", "dead"), batch.execute(), strict=True))
+        return dict(zip(("again", "queue", "processing", "dead"), batch.execute(), strict=True))
 
     def waiting(self) -> set[bytes]:
-        """The exact entries of `jobs:queue` and `jobs:processing`."""
-        batch = self._redis.pipeline(transaction=True)
-        batch.lrange(QUEUE, 0, -1)
-        batch.lrange(PROCESSING, 0, -1)
-        queue, processing = batch.execute()
-        return {*queue, *processing}
+        """Return the entries of `jobs:again`, `jobs:queue` and `jobs:processing` that may be ids."""
+        # in the order in which an id moves: one that moves meanwhile is seen twice, not never
+        return {entry for source in (AGAIN, QUEUE, PROCESSING) for entry in self.peek(_ALL, source=source)}
 
     def cancelled(self, job_ids: Sequence[UUID]) -> list[UUID]:
-        """Those of these jobs whose user asked to cancel within the last hour."""
+        """Return those of these jobs that their user asked to cancel within the last hour."""
         found: list[UUID] = []
         for start in range(0, len(job_ids), 1000):
             some = job_ids[start : start + 1000]
@@ -285,86 +252,51 @@ class JobQueue:
         """Ask to cancel, as the web app does: the flag lives for one hour."""
         self._redis.set(cancel_key(job_id), "true", ex=3600)
 
-    def bury_job(self, job_id: UUID, reason: str) -> None:
-        """A dead letter for a job that is in no list."""
-        self.bury(Delivery(raw=str(job_id).encode(), job_id=job_id), reason)
+    def cancel_as_operator(self, job_id: UUID) -> None:
+        """Set the operator's cancel flag for the run at work; `Database.keep_cancel` stores the cancel."""
+        self._redis.set(operator_cancel_key(job_id), "true", ex=3600)
+
+    def dead_letter_job(self, job_id: UUID, reason: str) -> None:
+        """Push a dead letter for a job that is in no list."""
+        self.dead_letter(Delivery(raw=str(job_id).encode(), job_id=job_id), reason)
 
     def place(self, job_id: UUID) -> QueuePlace:
-        """Where this id is now."""
+        """Return the place of this id now."""
         name = str(job_id)
         batch = self._redis.pipeline(transaction=True)
-        batch.lpos(QUEUE, name, rank=-1)
-        batch.llen(QUEUE)
+        for source in (AGAIN, QUEUE):
+            batch.lpos(source, name, rank=-1)
+            batch.llen(source)
         batch.lpos(PROCESSING, name)
         batch.hget(MISSES, name)
-        index, waiting, processing, misses = batch.execute()
+        in_again, again, in_queue, queue, processing, misses = batch.execute()
+        position = None if in_queue is None else again + queue - in_queue
         return QueuePlace(
-            position=None if index is None else waiting - index,
-            waiting=waiting,
+            position=position if in_again is None else again - in_again,
+            waiting=again + queue,
             processing=processing is not None,
             misses=int(misses or 0),
         )
 
     def letters(self) -> list[DeadLetter]:
-        """The dead letters, newest first."""
-        return [DeadLetter.read(raw) for raw in cast(list[bytes], self._redis.lrange(DEAD, 0, -1))]
+        """Return the dead letters, newest first."""
+        oldest_first = self._look(DEAD, _ALL, longest=LETTER_BYTES)
+        return [
+            DeadLetter.read(entry) if isinstance(entry, bytes) else DeadLetter.unread(*entry)
+            for entry in reversed(oldest_first)
+        ]
 
     def requeue(self, letter: DeadLetter) -> bool:
-        """Move a letter's job id back to `jobs:queue`. False when the letter is gone, or names no job."""
-        if letter.job_id is None:
+        """Move a letter's job id to `jobs:again`. Return False when the letter no longer exists or names no job."""
+        if letter.job_id is None or letter.raw is None:
             return False
         batch = self._redis.pipeline(transaction=True)
-        batch.lpush(QUEUE, str(letter.job_id))
+        batch.lpush(AGAIN, str(letter.job_id))
         batch.lrem(DEAD, 1, letter.raw)
         return bool(batch.execute()[1])  # should it be gone: an id that is pushed once more makes nothing twice
 
     def drop(self, letter: DeadLetter) -> bool:
-        """Forget a letter. False when it is gone already."""
+        """Delete a letter. Return False when it no longer exists."""
+        if letter.raw is None:
+            return bool(self._redis.eval(_REMOVE_LONG, 1, DEAD, letter.sha1, letter.length))
         return bool(self._redis.lrem(DEAD, 1, letter.raw))
-
-    def dead(self) -> list[dict[str, Any]]:
-        """The dead letters, newest first."""
-        return [json.loads(letter) for letter in cast(list[bytes], self._redis.lrange(DEAD, 0, -1))]
-
-
-class CancelFlags:
-    """`job:{job_id}:cancelled`, for the event loop that makes pictures."""
-
-    def __init__(self, url: str) -> None:
-        """Raises SettingsError when `url` is no Redis URL."""
-        self._redis = open_redis(redis.asyncio.Redis, url)
-
-    async def aclose(self) -> None:
-        await self._redis.aclose()
-
-    async def is_set(self, job_id: UUID) -> bool:
-        """Did the user ask to cancel this job (within the last hour)?"""
-        return bool(await self._redis.get(cancel_key(job_id)) == b"true")
-
-
-def open_redis(kind: Any, url: str) -> Any:
-    """A client of this kind, `redis.Redis` or `redis.asyncio.Redis`. Raises SettingsError when the URL is none."""
-    try:
-        return kind.from_url(
-            url,
-            socket_connect_timeout=5,
-            socket_timeout=ANSWER_SECONDS,
-            socket_keepalive=True,
-            health_check_interval=30,
-        )
-    except ValueError:
-        raise SettingsError("REDIS_URL is not a Redis URL; use redis://host:6379/0 or rediss://… for TLS.") from None
-
-
-def celery_url(redis_url: str) -> str:
-    """The same Redis as Celery wants its URL: `rediss://` has to say that certificates are verified."""
-    parts = urlsplit(redis_url)
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
-        query = f"{parts.query}&" if parts.query else ""
-        return parts._replace(query=f"{query}ssl_cert_reqs=required").geturl()
-    return redis_url
-
-
-def unreachable(error: redis.RedisError) -> QuelError:
-    """A readable line for a Redis that is away; the address stays out of it, since it may hold a password."""
-    return QuelError(f"Redis does not answer ({type(error).__name__}); check REDIS_URL and that the server runs.")

@@ -1,1 +1,1 @@
-"""The `quel` command line: thin over the library."""
+"""The `quel` command line: a thin layer over the library."""

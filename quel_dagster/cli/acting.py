@@ -1,167 +1,178 @@
-"""`quel cancel`, `quel retry`: acting on jobs, and saying what was done."""
+"""`quel cancel`, `quel retry`, `quel refund`: act on named jobs, or on jobs that match a filter."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
 from uuid import UUID
 
 import typer
-from redis import RedisError
 
-from quel_dagster.adapters.database.store import Database
-from quel_dagster.adapters.queue import JobQueue, unreachable
+from quel_dagster.adapters.database.actions import Actor
+from quel_dagster.adapters.database.job_list import matching_jobs
+from quel_dagster.adapters.database.ledger import job_of_picture
 from quel_dagster.cli import connection
-from quel_dagster.cli.inspection import JobInspection, inspect
-from quel_dagster.cli.output import AsJson, JobIds, plural, print_json, say
-from quel_dagster.errors import JobNotFoundError, QuelError
-from quel_dagster.jobs.model import JobStatus, Value
+from quel_dagster.cli.actor import As, Why, actor_of
+from quel_dagster.cli.filters import Choice, Member, Org, Reason, Status, make_filter
+from quel_dagster.cli.output import AsJson, JobWords, print_json, print_text, printable
+from quel_dagster.cli.since import Since
+from quel_dagster.console import acting
+from quel_dagster.console.acting import ActionResult
+from quel_dagster.console.connections import Connections
+from quel_dagster.console.lookup import find_job, find_jobs
+from quel_dagster.console.words import plural
 
-_POLL_SECONDS = 0.2
+#: maximum of jobs per command, unless --limit is given
+_MOST = 500
 
-
-class Deed(Value):
-    """What was done about one job."""
-
-    job_id: UUID
-    #: done: it was; nothing: there was no need; refused: it cannot be
-    result: Literal["done", "nothing", "refused"]
-    said: str
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before acting on jobs found by a filter.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Act on at most this many jobs, newest first.")]
 
 
 def cancel(
-    job_ids: JobIds,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a run at work to end.")] = 5.0,
+    job_ids: JobWords = None,
+    *,
+    status: Status = None,
+    reason: Reason = None,
+    member: Member = None,
+    org: Org = None,
+    since: Since = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a live run to end.")] = 5.0,
+    who: As = None,
+    why: Why = None,
+    limit: Limit = _MOST,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel jobs, as if their users had.
+    """Cancel jobs as an operator: they end cancelled, with your name and --why as their error message.
 
-    Keeps the cancel in our own table and sets the flag in Redis. A job that still waits is ended at once; a run at
-    work sees it within 2 s, even during a call to Gemini. Pictures that were made stay, and stay charged.
+    A waiting job is ended at once; a run stops within 2 s, even during a call to Gemini. Pictures that were made
+    stay, and stay charged; `quel retry` makes the rest. Name the jobs, or give a filter such as --status pending
+    --since 1h.
     """
-    settings = connection.connect()
+    actor = Actor(name=actor_of(who), via="cli", reason=why)
 
-    async def act(queue: JobQueue) -> list[Deed]:
-        async with connection.database(settings) as database:
-            return [await _cancel(database, queue, job_id, wait) for job_id in dict.fromkeys(job_ids)]
+    async def act(connections: Connections, job_id: UUID) -> ActionResult:
+        return await acting.cancel(connections, job_id, actor, wait_seconds=wait, dry_run=dry_run)
 
-    with connection.queue(settings) as queue:
-        _report(asyncio.run(act(queue)), as_json=as_json)
-
-
-async def _cancel(database: Database, queue: JobQueue, job_id: UUID, wait: float) -> Deed:
-    try:
-        job = await database.find_job(job_id)
-    except JobNotFoundError as error:
-        return Deed(job_id=job_id, result="refused", said=str(error))
-    if job.job_status is JobStatus.USER_CANCELLED:
-        return Deed(job_id=job_id, result="nothing", said="had been cancelled before")
-    if job.job_status.ended:
-        return Deed(job_id=job_id, result="refused", said=f"had ended {job.job_status}; nothing is left to cancel")
-    # Our own table first: nothing is committed after this, whatever becomes of the flag.
-    await database.keep_cancel(job_id)
-    flag = "flag set"
-    try:
-        await asyncio.to_thread(queue.cancel, job_id)
-    except RedisError as error:
-        flag = f"but not the flag: {unreachable(error)}"
-    settled = await database.end_abandoned(job_id, status=JobStatus.CANCELLED, error="Cancelled by the user.")
-    if settled is not None:
-        return Deed(
-            job_id=job_id,
-            result="done",
-            said=f"cancelled ({flag}, kept) and ended at once: nobody was at work on it, "
-            f"{plural(settled.completed, 'picture')} stay",
-        )
-    deadline = time.monotonic() + wait
-    while not job.job_status.ended and time.monotonic() < deadline:
-        await asyncio.sleep(_POLL_SECONDS)
-        job = await database.find_job(job_id)
-    if job.job_status.ended:
-        made = plural(len(await database.pictures(job_id)), "picture")
-        return Deed(job_id=job_id, result="done", said=f"cancelled ({flag}, kept); its run ended it with {made}")
-    return Deed(job_id=job_id, result="done", said=f"cancel asked ({flag}, kept); its run ends it within seconds")
+    chosen = Choice(words=job_ids, status=status, reason=reason, member=member, org=org, since=since, limit=limit)
+    _act("cancel", chosen, act, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def retry(
-    job_ids: JobIds,
-    force: Annotated[bool, typer.Option(help="Push a job even if somebody seems to be at work on it.")] = False,
+    job_ids: JobWords = None,
+    *,
+    status: Status = None,
+    reason: Reason = None,
+    member: Member = None,
+    org: Org = None,
+    since: Since = None,
+    force: Annotated[bool, typer.Option(help="Push a job even if a worker seems to have it.")] = False,
+    who: As = None,
+    why: Why = None,
+    limit: Limit = _MOST,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Push ended or forgotten jobs again.
+    """Push ended or stranded jobs again.
 
-    A run makes and charges only the pictures that are missing: what is made is neither made again nor paid again.
-    A job that waits or is worked on is left alone, and one that its user cancelled stays so.
+    A run makes and charges only the missing pictures. Jobs that are queued, running or cancelled by their user are
+    not touched. Name the jobs, or give a filter such as --status failed --status partial --reason overloaded --since
+    1h.
+    """
+    actor = Actor(name=actor_of(who), via="cli", reason=why)
+
+    async def act(connections: Connections, job_id: UUID) -> ActionResult:
+        return await acting.retry(connections, job_id, actor, force=force, dry_run=dry_run)
+
+    chosen = Choice(words=job_ids, status=status, reason=reason, member=member, org=org, since=since, limit=limit)
+    _act("retry", chosen, act, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def refund(
+    what: Annotated[str, typer.Argument(metavar="JOB|ATTACH", help="A job, or the attach id of one picture.")],
+    reason: Annotated[str, typer.Option(help="The reason, for the ledger and the action log.")],
+    who: As = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Refund credits: of one picture, or of every charged picture of a job.
+
+    Writes a ledger row and the balance in one transaction, at most once per picture, to the payer; the pictures
+    stay. A word of digits only is an attach id.
     """
     settings = connection.connect()
-    deeds = []
-    for job_id in dict.fromkeys(job_ids):
-        try:
-            job = inspect(settings, job_id)
-        except JobNotFoundError as error:
-            deeds.append(Deed(job_id=job_id, result="refused", said=str(error)))
-            continue
-        if job.redis is None:
-            raise QuelError(job.redis_unknown)
-        reason = _why_not(job, force=force)
-        if reason is not None:
-            deeds.append(reason)
-            continue
-        with connection.queue(settings) as queue:
-            queue.push(job_id)
-        deeds.append(Deed(job_id=job_id, result="done", said=_what_a_retry_makes(job)))
-    _report(deeds, as_json=as_json)
+    actor = Actor(name=actor_of(who), via="cli", reason=reason)
+
+    async def found() -> dict[int, int | None]:
+        async with connection.open_connections(settings) as connections:
+            if not what.strip().isdecimal():
+                return {**await acting.refundable(connections, await find_job(connections, what))}
+            job_id = await job_of_picture(connections.database, int(what))
+            charged = await acting.refundable(connections, job_id) if job_id else {}
+            return {int(what): charged.get(int(what))}
+
+    async def acted(attach_ids: Sequence[int]) -> list[ActionResult]:
+        async with connection.open_connections(settings) as connections:
+            return [await acting.refund(connections, attach_id, actor) for attach_id in attach_ids]
+
+    prices = asyncio.run(found())
+    if not prices:
+        print_text("This job has no picture that is charged and not refunded." if not as_json else "[]")
+        return
+    if not yes:
+        credits_back = sum(price or 0 for price in prices.values())
+        of_these = f", {credits_back:,} credits" if credits_back else ""
+        typer.confirm(f"Refund {plural(len(prices), 'picture')}{of_these}?", abort=True, err=True)
+    results = asyncio.run(acted([*prices]))
+    _report(results, [result.said for result in results], as_json=as_json)
 
 
-def _why_not(job: JobInspection, *, force: bool) -> Deed | None:
-    """What speaks against pushing a job again."""
+def _act(
+    verb: str,
+    chosen: Choice,
+    act: Callable[[Connections, UUID], Awaitable[ActionResult]],
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    if not chosen.words and not chosen.filters:
+        raise typer.BadParameter(f"name the jobs to {verb}, or give a filter such as --status failed --since 1h.")
+    if chosen.words and chosen.filters:
+        raise typer.BadParameter("name jobs or give a filter, not both.")
+    settings = connection.connect()
 
-    def deed(result: Literal["nothing", "refused"], said: str) -> Deed:
-        return Deed(job_id=UUID(job.job_id), result=result, said=said)
+    async def found() -> list[UUID]:
+        async with connection.open_connections(settings) as connections:
+            if chosen.words:
+                return await find_jobs(connections, chosen.words)
+            rows = await matching_jobs(connections.database, await make_filter(connections, chosen), most=chosen.limit)
+            return [row.job_id for row in rows]
 
-    if job.status is JobStatus.USER_CANCELLED or job.cancel_asked:
-        return deed("refused", "its user cancelled it, which is final; the web app has to send a new job")
-    if force:
-        return None
-    if job.status.ended:
-        if job.plan_error is not None:
-            return deed("refused", f"it would fail the same way: {job.plan_error}")
-        if not job.missing:
-            return deed("nothing", f"is {job.status} with all its pictures; nothing is missing")
-        return _waits(job, deed("nothing", "waits for its turn already"))
-    if job.lease is not None and job.lease_is_live:
-        return deed("nothing", f"run {job.lease['run_id']} is at work on it on {job.lease['worker']}")
-    if job.status is JobStatus.PROCESSING and job.lease is None and job.live_run is None:
-        return deed(
-            "refused",
-            "is in processing without a lease of ours: another worker on the same list may have it; "
-            "--force takes it over",
-        )
-    return _waits(job, deed("nothing", "waits for its turn already"))
+    async def acted(job_ids: Sequence[UUID]) -> list[ActionResult]:
+        async with connection.open_connections(settings) as connections:
+            return [await act(connections, job_id) for job_id in job_ids]
 
-
-def _waits(job: JobInspection, deed: Deed) -> Deed | None:
-    """`deed` when a queue or a run has the job."""
-    underway = job.redis is not None and (job.redis.position is not None or job.redis.processing)
-    return deed if underway or job.live_run is not None else None
-
-
-def _what_a_retry_makes(job: JobInspection) -> str:
-    made = f"; the {plural(len(job.pictures), 'picture')} it has {'is' if len(job.pictures) == 1 else 'are'} kept"
-    pictures = plural(len(job.missing), "missing picture")
-    return (
-        f"was {job.status}, pushed again: only the {pictures} will be made and charged "
-        f"(at most {job.still_owed:,} credits){made if job.pictures else ''}"
-    )
+    job_ids = asyncio.run(found())
+    if not job_ids:
+        print_text("No job matches." if not as_json else "[]")
+        return
+    if chosen.filters and not dry_run and not yes:
+        typer.confirm(f"{verb.capitalize()} {plural(len(job_ids), 'job')}?", abort=True, err=True)
+    results = asyncio.run(acted(job_ids))
+    _report(results, [f"{result.job_id}: {printable(result.said)}" for result in results], as_json=as_json)
 
 
-def _report(deeds: Sequence[Deed], *, as_json: bool) -> None:
+def _report(results: Sequence[ActionResult], lines: Sequence[str], *, as_json: bool) -> None:
     if as_json:
-        print_json(list(deeds))
+        print_json(list(results))
     else:
-        for deed in deeds:
-            say(f"{deed.job_id}: {deed.said}")
-    if any(deed.result == "refused" for deed in deeds):
+        for line in lines:
+            print_text(line)
+    if any(result.result == "refused" for result in results):
         raise typer.Exit(1)

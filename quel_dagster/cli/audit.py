@@ -1,4 +1,4 @@
-"""`quel audit`: whether everything still belongs together."""
+"""`quel audit`: check that PostgreSQL, Redis, the object store and Dagster agree."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
 
 from quel_dagster.adapters.storage.store import open_store
 from quel_dagster.cli import connection
-from quel_dagster.cli.output import AsJson, plural, print_json, print_table, say
+from quel_dagster.cli.output import AsJson, JobWords, print_json, print_table, print_text, printable
 from quel_dagster.cli.since import Since
-from quel_dagster.errors import QuelError
+from quel_dagster.console.lookup import find_jobs
+from quel_dagster.console.words import plural
 from quel_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from quel_dagster.pipeline.audit import AuditReport, Finding
 
-#: breaches of one invariant that are printed; --json has all
+#: breaches printed per invariant; --json prints all
 _SHOWN = 20
 
 
 def audit(
-    job_ids: Annotated[
-        list[UUID] | None, typer.Argument(metavar="JOB_ID…", help="Only these jobs, their payers and productions.")
-    ] = None,
+    jobs: JobWords = None,
     *,
     since: Since = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Read only so many stored pictures, chosen at random.")
+        int | None, typer.Option(min=1, metavar="N", help="Read only this many stored pictures, chosen at random.")
     ] = None,
     price: Annotated[
         int | None,
         typer.Option(min=0, metavar="CREDITS", help="Credits per picture, if it was the same for all of them."),
     ] = None,
     objects: Annotated[
-        bool, typer.Option("--objects/--no-objects", help="Read the stored pictures; I12 is left out otherwise.")
+        bool, typer.Option("--objects/--no-objects", help="Read the stored pictures; without, I12 is not checked.")
     ] = True,
     grace: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long a job may be on its way between workers.")
+        float, typer.Option(min=0, metavar="SECONDS", help="How long a job may be between two workers.")
     ] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Check the invariants I1 to I14 over PostgreSQL, Redis, the object store and Dagster.
 
-    Changes nothing, and may run while jobs do: what is in motion is no breach. Exit code 1 on a breach, or when a part
-    did not answer and something could not be looked at.
+    With JOB, only these jobs, their payers and productions.
+
+    Changes nothing, and can run while jobs do: a job in motion is not a breach. Exit code 1 on a breach, or when a
+    system did not answer and an invariant could not be checked.
     """
     settings = connection.connect()
     report = asyncio.run(
-        _audited(settings, job_ids=job_ids, since=since, sample=sample, price=price, objects=objects, grace=grace)
+        _audited(settings, words=jobs, since=since, sample=sample, price=price, objects=objects, grace=grace)
     )
     undone = [finding for finding in report.findings if finding.not_done and (objects or finding.code != "I12")]
     if as_json:
@@ -67,7 +67,7 @@ def audit(
 async def _audited(
     settings: Settings,
     *,
-    job_ids: Sequence[UUID] | None,
+    words: Sequence[str] | None,
     since: datetime | None,
     sample: int | None,
     price: int | None,
@@ -76,16 +76,19 @@ async def _audited(
 ) -> AuditReport:
     from quel_dagster.pipeline import audit as library  # noqa: PLC0415  brings Dagster, which takes a second
 
-    if settings.database_url is None:
-        raise QuelError("DATABASE_URL is not set.")
-    async with AsyncExitStack() as parts:
-        queue = parts.enter_context(connection.queue(settings))
-        instance = parts.enter_context(connection.dagster())
+    database_url = settings.required_database_url()
+    async with AsyncExitStack() as opened:
+        job_ids = []
+        if words:
+            async with connection.open_connections(settings) as connections:
+                job_ids = await find_jobs(connections, words)
+        queue = opened.enter_context(connection.queue(settings))
+        instance = opened.enter_context(connection.dagster())
         store = open_store(settings) if objects else None
         if store is not None:
-            parts.push_async_callback(store.aclose)
+            opened.push_async_callback(store.aclose)
         return await library.audit(
-            library.Sources(settings.database_url.get_secret_value(), queue=queue, store=store, instance=instance),
+            library.Sources(database_url, queue=queue, store=store, instance=instance),
             job_ids=job_ids or None,
             since=since,
             price=price,
@@ -104,17 +107,17 @@ def _print(report: AuditReport, undone: Sequence[Finding]) -> None:
     )
     for finding in report.findings:
         if finding.not_done:
-            say(f"\n{finding.code} was not looked at, or not to the end: {finding.not_done}.")
+            print_text(f"\n{finding.code} was not checked, or not completely: {finding.not_done}.")
         if finding.breaches:
-            say(f"\n{finding.code} {finding.sentence}")
+            print_text(f"\n{finding.code} {finding.sentence}")
             for breach in finding.breaches[:_SHOWN]:
-                say(f"  ✗ {breach.line}")
+                print_text(f"  ✗ {printable(breach.line)}")
             if finding.total > _SHOWN:
-                say(f"  … and {finding.total - _SHOWN:,} more; --json lists them.")
+                print_text(f"  … and {finding.total - _SHOWN:,} more; --json lists them.")
     total = sum(finding.total for finding in report.findings)
-    conclusion = "no breach" if report.clean else plural(total, "breach").replace("breachs", "breaches")
-    unseen = f", {plural(len(undone), 'invariant')} not looked at" if undone else ""
-    say(f"\n{conclusion[0].upper()}{conclusion[1:]}{unseen}, {report.seconds:.1f} s.")
+    conclusion = "no breach" if report.clean else plural(total, "breach")
+    unseen = f", {plural(len(undone), 'invariant')} not checked" if undone else ""
+    print_text(f"\n{conclusion[0].upper()}{conclusion[1:]}{unseen}, {report.seconds:.1f} s.")
 
 
 def _mark(finding: Finding) -> str:
@@ -124,4 +127,4 @@ def _mark(finding: Finding) -> str:
 def _result(finding: Finding) -> str:
     if finding.breaches:
         return f"{finding.total:,} found"
-    return "not looked at" if finding.not_done else "held"
+    return "not checked" if finding.not_done else "held"

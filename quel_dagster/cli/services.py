@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,22 @@ import typer
 from rich.console import Console
 
 from quel_dagster.cli import connection
-from quel_dagster.cli.output import PIPED_WIDTH, AsJson, console, print_json, say
+from quel_dagster.cli.output import PIPED_WIDTH, AsJson, console, print_json, print_text
 from quel_dagster.settings import Settings
 
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+
+
+def parse_path_prefix(text: str) -> str:
+    """`/ops`, or empty; a slash at the end is taken off.
+
+    Raises:
+        typer.BadParameter: no path.
+    """
+    path = text.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise typer.BadParameter(f"{text!r:.60} is no path; write it as /ops.")
+    return path
 
 
 def up(
@@ -23,6 +36,12 @@ def up(
     address: Annotated[
         str, typer.Option(help="Address of the web UI. It has no login: see Security in docs/operations.md.")
     ] = "127.0.0.1",
+    path_prefix: Annotated[
+        str,
+        typer.Option(
+            metavar="/PATH", parser=parse_path_prefix, help="Serve the web UI below this path, for a proxy in front."
+        ),
+    ] = "",
     workers: Annotated[
         bool,
         typer.Option("--workers/--no-workers", help="Make pictures here, or leave that to `quel worker` elsewhere."),
@@ -31,25 +50,35 @@ def up(
 ) -> None:
     """Run every service in the foreground; Ctrl-C stops them, the data stay in QUEL_HOME.
 
-    A part whose URL is in the environment (DATABASE_URL, REDIS_URL, GEMINI_BASE_URL, …) is used, not started.
+    Systems with a URL in the environment (DATABASE_URL, REDIS_URL, GEMINI_BASE_URL, …) are used, not started.
     """
-    from quel_dagster.sandbox.services import run_up  # noqa: PLC0415  brings the servers of the sandbox extra
+    from quel_dagster.sandbox.embedded import EmbeddedServers  # noqa: PLC0415  imports the servers of the sandbox extra
+    from quel_dagster.services.foreground import run_up  # noqa: PLC0415  brings Dagster, which takes a second
 
-    raise typer.Exit(run_up(Settings.read(), port=port, address=address, workers=workers, echo=_echo(as_json)))
+    code = run_up(
+        Settings.read(),
+        embedded=EmbeddedServers(),
+        port=port,
+        address=address,
+        workers=workers,
+        path_prefix=path_prefix,
+        echo=_echo(as_json),
+    )
+    raise typer.Exit(code)
 
 
 def worker(as_json: AsJsonLines = False) -> None:
-    """Make pictures for a `quel up` on another machine, QUEL_WORKERS runs at a time, until Ctrl-C or SIGTERM.
+    """Make pictures for a `quel up` on another machine, until Ctrl-C or SIGTERM.
 
-    Needs this package and the URLs of that installation, nothing else of it: docs/scaling.md.
+    Needs only this package and the URLs of that installation: docs/scaling.md.
     """
-    from quel_dagster.sandbox.services import run_worker  # noqa: PLC0415  brings Dagster, which takes a second
+    from quel_dagster.services.foreground import run_worker  # noqa: PLC0415  brings Dagster, which takes a second
 
     raise typer.Exit(run_worker(Settings.read(), echo=_echo(as_json)))
 
 
 def _echo(as_json: bool) -> Callable[[str], None]:
-    return (lambda line: say(json.dumps({"event": line}, ensure_ascii=False))) if as_json else say
+    return (lambda line: print_text(json.dumps({"event": line}))) if as_json else print_text
 
 
 def demo(
@@ -63,7 +92,7 @@ def demo(
     forget_demo(settings)
     # in a file or a pipe, a table is as wide as its links
     shown = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
-    if as_json:  # what happens is told on stderr, what came of it on stdout
+    if as_json:  # progress goes to stderr, the result to stdout
         shown = Console(stderr=True, highlight=False)
     result = run_demo(settings, output=output, console=shown)
     if as_json:
@@ -75,24 +104,26 @@ def metrics(
     port: Annotated[int, typer.Option(help="Port to answer GET /metrics on.")] = 9464,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Answer Prometheus' scrapes in the foreground until Ctrl-C or SIGTERM; docs/metrics.md says what is told."""
-    from quel_dagster.pipeline.metrics import serve  # noqa: PLC0415  brings Dagster, which takes a second
+    """Serve metrics for Prometheus in the foreground until Ctrl-C or SIGTERM; see docs/metrics.md."""
+    from quel_dagster.pipeline.metrics import serving  # noqa: PLC0415  brings Dagster, which takes a second
 
     settings = connection.connect()
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before the server's thread, which inherits it
-    stop = serve(settings, port=port, address=address)
-    say(f"Metrics at http://{address}:{port}/metrics  (Ctrl-C stops it)")
-    signal.sigwait(ends)
-    stop()
+    with connection.dagster() as instance, serving(settings, instance, port=port, address=address):
+        print_text(f"Metrics at http://{address}:{port}/metrics  (Ctrl-C stops it)")
+        signal.sigwait(ends)
 
 
 def env(as_json: AsJson = False) -> None:
-    """Print the environment of the running `quel up`, passwords included, for eval "$(quel env)"."""
-    from quel_dagster.sandbox.endpoints import running_endpoints  # noqa: PLC0415
+    """Print the environment of the installation, passwords included, for eval "$(quel env)".
 
-    endpoints = running_endpoints(Settings.read())
+    While no `quel up` runs it has only the URLs of a PostgreSQL and a Redis elsewhere.
+    """
+    from quel_dagster.services.endpoints import connecting_environment, shell_exports  # noqa: PLC0415
+
+    values = connecting_environment(Settings.read())
     if as_json:
-        print_json(endpoints.environment(), secrets=True)
+        print_json(values, secrets=True)
     else:
-        say(endpoints.shell_exports(), secrets=True)
+        print_text(shell_exports(values), secrets=True)

@@ -1,6 +1,6 @@
-"""From a unit to what Gemini is asked: image parts in order and one text (domain.md §6).
+"""Compose the request to Gemini for a unit: image parts in order, and one text (domain.md §6).
 
-The same for every category; what differs is data in `categories/`.
+The same code for every category. Not here: the texts and rules of a category (`categories/`).
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ _NUMBER_WORDS = (
 
 
 def wanted_references(unit: Unit, category: Category) -> tuple[int, ...]:
-    """The attach ids to download for a unit, in the order shown to the model, each once (domain.md §5)."""
+    """Return the attach ids to download for a unit, in the order shown to the model, each once (domain.md §5)."""
     return cast(unit, style_of(category)).attach_ids
 
 
 def compose(unit: Unit, category: Category, available: Collection[int] | None = None) -> Brief:
-    """What to ask for one picture of a unit, made from the references in `available` (None: all of them).
+    """Return the request for one picture of a unit, made from the references in `available` (None: all of them).
 
+    The scene follows from the references asked for. `Brief.lost` names those that are not available.
     The text numbers the image parts in the order of `Brief.parts`, from 1.
     """
     style = style_of(category)
     chosen = cast(unit, style, available)
-    scene = style.scene_for(chosen.pictures)
+    scene = style.scene_for(chosen.asked)
     warnings = list(chosen.warnings)
     sections = (
         (None, _opening(scene, chosen)),
@@ -64,6 +65,7 @@ def compose(unit: Unit, category: Category, available: Collection[int] | None = 
         text=text,
         aspect_ratio=unit.aspect_ratio,
         warnings=tuple(warnings),
+        lost=chosen.lost,
     )
 
 
@@ -72,7 +74,7 @@ def _opening(scene: Scene, chosen: Cast) -> str:
 
 
 def _references(chosen: Cast) -> str:
-    """One paragraph per image part, numbered as the parts are."""
+    """Return one paragraph per image part, numbered as the parts are."""
     parts = list(chosen.parts())
     if not parts:
         return ""
@@ -123,7 +125,7 @@ def _effect(unit: Unit, style: CategoryStyle, warnings: list[str]) -> str:
 
 
 def _brief(unit: Unit, style: CategoryStyle, chosen: Cast, warnings: list[str]) -> str:
-    """The user's own prompt, without what the shot cannot show and without a repeated camera."""
+    """Return the user's prompt without words that the shot cannot show, and without a repeated camera."""
     prompt = unit.prompt.strip()
     if style.free_camera:
         prompt = without_camera_opening(prompt, unit.angle, unit.shot)
@@ -144,16 +146,16 @@ def _avoid(unit: Unit, scene: Scene, chosen: Cast) -> str:
 
 
 def without_camera_opening(prompt: str, angle: str, shot: str) -> str:
-    """`prompt` without an opening that repeats angle and shot, as in "Eye Level, ECU. …" (domain.md §6)."""
+    """Return `prompt` without an opening that repeats angle and shot, as in "Eye Level, ECU. …" (domain.md §6)."""
     if not angle or not shot:
         return prompt
-    angle_words, shot_words = (r"\s+".join(re.escape(word) for word in text.split()) for text in (angle, shot))
-    opening = rf"\s*{angle_words}\s*[,;:/|·–—-]?\s*{shot_words}(?!\w)[\s.,;:/|·–—-]*"
-    return (
-        re.sub(opening, "", prompt, count=1, flags=re.IGNORECASE)
-        if re.match(opening, prompt, re.IGNORECASE)
-        else prompt
-    )
+    angle_words, shot_words = (r"\s++".join(re.escape(word) for word in text.split()) for text in (angle, shot))
+    # possessive quantifiers: a long run of blanks is passed over once, not once per blank
+    opening = re.compile(
+        rf"\s*+{angle_words}\s*+(?:[,;:/|·–—-]\s*+)?{shot_words}(?!\w)[\s.,;:/|·–—-]*+",
+        re.IGNORECASE,
+    ).match(prompt)
+    return prompt[opening.end() :] if opening else prompt
 
 
 def _filled(text: str, count: int) -> str:

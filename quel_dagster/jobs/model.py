@@ -1,13 +1,14 @@
-"""What a job is, once read: the values that the rooms of this project hand to each other.
+"""The values of a job that the packages of this project exchange.
 
-Frozen pydantic models, so that they travel between Dagster ops as JSON. No I/O, no Dagster.
+Frozen pydantic models, which Dagster ops pass on as JSON. No I/O, no Dagster.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +38,20 @@ class Category(StrEnum):
     CINEMA = "cinema"
     CARTOON = "cartoon"
 
+    @classmethod
+    def of_path(cls, path: str | None) -> Category:
+        """Return the category of a `quel_production_path`; a missing or unknown one is read as fashion (domain.md §4).
+
+        Every place that shows, tags or counts a job's category uses this rule, or the same one in SQL
+        (`adapters/database/kinds.py`).
+        """
+        return cls.named(path) or cls.FASHION
+
+    @classmethod
+    def named(cls, path: str | None) -> Category | None:
+        """Return the category that a path names, ignoring case; None when it names none."""
+        return next((category for category in cls if category.value == (path or "").strip().lower()), None)
+
 
 class JobStatus(StrEnum):
     """`job_status_enum`; the production has the same without `cancelled` (domain.md §2, §3)."""
@@ -54,7 +69,7 @@ class JobStatus(StrEnum):
 
 
 class Job(Value):
-    """One row of quel_production_jobs, as far as making its pictures needs it."""
+    """One row of quel_production_jobs, with the columns that making its pictures needs."""
 
     job_id: UUID
     production_id: UUID
@@ -72,13 +87,18 @@ class Job(Value):
     created_at: datetime | None = None
     stage_index: int | None = None
 
+    @property
+    def category(self) -> Category:
+        """Return the category that is made."""
+        return Category.of_path(self.production_path)
+
 
 class Repair(Value):
-    """One thing in `job_input_data` that was read leniently (domain.md §4)."""
+    """One value of `job_input_data` that was read leniently (domain.md §4)."""
 
-    #: where, such as `stages[1].quantity`
+    #: path of the value, such as `stages[1].quantity`
     path: str
-    #: what was found and how it was read, one clause: `"two" is not a number; read as not given`
+    #: the value found and how it was read, one clause: `"two" is not a number; read as not given`
     problem: str
 
     def __str__(self) -> str:
@@ -96,7 +116,7 @@ class Reference(Value):
 class Unit(Value):
     """One stage or combination: the unit of parallel work, and one Dagster step.
 
-    `(index, number)` with number 0 … quantity - 1 is the *slot* of a picture in its job.
+    `(index, number)` with number 0 … quantity - 1 is the *slot* of a picture.
     """
 
     #: 0 … n-1 in result order (stage_index order for pipeline stages)
@@ -119,15 +139,18 @@ class Unit(Value):
     #: as the web app gave it, for display
     stage_index: int | None = None
 
+    @property
+    def camera(self) -> str:
+        """Return angle, shot and effect in one line, for display."""
+        return " · ".join(part for part in (self.angle, self.shot, self.fx) if part and part != "none") or "default"
+
 
 class Plan(Value):
-    """What a job will make: exactly `total` pictures over its units (domain.md §4)."""
+    """The units of a job, which make exactly `total` pictures (domain.md §4)."""
 
     job_id: UUID
     category: Category
     job_type: JobType
-    #: `userId` of the input when it is a UUID, unchecked against the member table
-    claimed_user_id: UUID | None
     units: tuple[Unit, ...]
     repairs: tuple[Repair, ...] = ()
 
@@ -145,33 +168,48 @@ class Arrangement(StrEnum):
 
 
 class PartLayout(Value):
-    """One image part of a request: which references it shows, and how."""
+    """One image part of a request: its references and their arrangement."""
 
     role: str
     arrangement: Arrangement
     attach_ids: tuple[int, ...] = Field(min_length=1)
 
 
+class LostReference(Value):
+    """A reference that was asked for and is not available."""
+
+    attach_id: int
+    role: str
+    #: the unit fails without it, because its picture would show something else (domain.md §5)
+    essential: bool
+
+
 class Brief(Value):
-    """Everything Gemini is asked for one picture of a unit, before any byte is touched."""
+    """The request for one picture of a unit, before the references are read."""
 
     #: in the order shown to the model; the text numbers them from 1
     parts: tuple[PartLayout, ...]
     text: str
     aspect_ratio: str
-    #: what was left out and why, one line each
+    #: one line per reference or word left out, with the reason
     warnings: tuple[str, ...] = ()
+    lost: tuple[LostReference, ...] = ()
 
 
 class ImagePart(Value):
-    """An encoded image part of a Gemini request."""
+    """An image part of a Gemini request, encoded as the request carries it."""
 
-    data: bytes
     mime_type: str
+    base64: str
+
+    @classmethod
+    def of(cls, data: bytes, mime_type: str) -> Self:
+        """Return the part of an encoded picture."""
+        return cls(mime_type=mime_type, base64=b64encode(data).decode("ascii"))
 
 
 class Slot(Value):
-    """A picture's place in its job; what makes every rerun idempotent."""
+    """The unit and number of a picture in its job. A rerun fills only free slots."""
 
     unit: int = Field(ge=0)
     number: int = Field(ge=0)
@@ -181,7 +219,7 @@ class Slot(Value):
 
 
 class Attach(Value):
-    """Where a stored picture lies: the two columns of quel_attach that may hold its key (domain.md §5)."""
+    """The two columns of a quel_attach row that may hold the storage key (domain.md §5)."""
 
     attach_id: int
     file_path: str | None

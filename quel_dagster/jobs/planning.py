@@ -1,7 +1,6 @@
-"""From a job row to its plan: which units there are, what each makes and from what (domain.md §4).
+"""Plan a job row: its units, and the pictures and references of each (domain.md §4).
 
-Pure and deterministic: the same row always gives the same slots, which is what lets a rerun find what is
-already made.
+Pure and deterministic: the same row always gives the same slots, so a rerun finds the pictures already made.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from quel_dagster.jobs.categories.registry import style_of
 from quel_dagster.jobs.limits import Limits
 from quel_dagster.jobs.model import Category, Job, JobType, Plan, Repair, Unit
 from quel_dagster.jobs.quantities import share_out
-from quel_dagster.jobs.reading import read_document
+from quel_dagster.jobs.reading import Field, read_document
 from quel_dagster.jobs.requests import UnitRequest, read_requests
 from quel_dagster.jobs.texts import shown
 
-# A caller needs the limits wherever it plans.
+# callers need the limits wherever they plan
 __all__ = ["Limits", "plan_job"]
 
 
@@ -33,15 +32,22 @@ def plan_job(job: Job, limits: Limits = Limits()) -> Plan:  # noqa: B008 - a fro
     job_type = _read_job_type(job, repairs)
     category = _read_category(job, repairs)
     document = read_document(job.input_data, repairs)
-    requests = read_requests(document, job_type, style_of(category), limits)
+    _compare_member(job, document.member("userId"))
+    requests = read_requests(document, job_type, style_of(category), limits.of_category(category))
     return Plan(
         job_id=job.job_id,
         category=category,
         job_type=job_type,
-        claimed_user_id=document.member("userId").uuid(),
         units=_plan_units(job.total_images, requests, limits, repairs),
         repairs=tuple(repairs),
     )
+
+
+def _compare_member(job: Job, claimed: Field) -> None:
+    """Log a `userId` that is not the job's member as a repair; the job's member counts (domain.md §8)."""
+    user_id = claimed.uuid()
+    if user_id is not None and job.member_id is not None and user_id != job.member_id:
+        claimed.note(f"names {user_id}; the job's member is {job.member_id}, who counts")
 
 
 def _read_job_type(job: Job, repairs: list[Repair]) -> JobType:
@@ -53,16 +59,14 @@ def _read_job_type(job: Job, repairs: list[Repair]) -> JobType:
 
 
 def _read_category(job: Job, repairs: list[Repair]) -> Category:
-    try:
-        return Category((job.production_path or "").strip().lower())
-    except ValueError:
-        problem = f"{shown(job.production_path)} is unknown; read as fashion"
+    if Category.named(job.production_path) is None:
+        problem = f"{shown(job.production_path)} is unknown; read as {job.category}"
         repairs.append(Repair(path="quel_production_path", problem=problem))
-        return Category.FASHION
+    return job.category
 
 
 def _plan_units(total: int, requests: Sequence[UnitRequest], limits: Limits, repairs: list[Repair]) -> tuple[Unit, ...]:
-    """Exactly `total` pictures over the units, when it is positive; a unit left with none disappears."""
+    """Distribute `total` pictures over the units, if it is positive; a unit without a picture is dropped."""
     shares = share_out(total, [request.quantity for request in requests])
     planned = sum(shares)
     if planned == 0:
@@ -75,7 +79,7 @@ def _plan_units(total: int, requests: Sequence[UnitRequest], limits: Limits, rep
         repairs.append(Repair(path="total_images", problem=problem))
     units: list[Unit] = []
     for request, share in zip(requests, shares, strict=True):
-        if share != request.quantity and not request.takes_what_is_left:
+        if share != request.quantity and not request.takes_remainder:
             repairs.append(Repair(path=request.quantity_path, problem=_difference(request.quantity, share, total)))
         if share:
             units.append(request.unit(index=len(units), quantity=share))

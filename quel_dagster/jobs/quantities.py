@@ -1,8 +1,8 @@
-"""How many pictures each unit of a job makes (domain.md §4, "How many pictures").
+"""Distribute the pictures of a job over its units (domain.md §4, "How many pictures").
 
-Invariant: with a positive `total` the shares add up to exactly `total`, none is negative, and a unit whose
-quantity was given gets less than that only if every unit after it gets nothing, and more only if it is the
-last unit and no quantity was open.
+Invariant: with a positive `total` the shares add up to exactly `total` and none is negative. A unit with a given
+quantity gets less only if every unit after it gets nothing, and more only if it is the last unit and every quantity
+was given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def share_out(total: int, given: Sequence[int | None]) -> list[int]:
-    """The number of pictures of each unit, in order; a share may be 0.
+    """Return the number of pictures of each unit, in order; a share may be 0.
 
     `given` holds the quantity of each unit (positive), None where it was not given; it may not be empty.
     Given quantities are taken in order, units without one share what is left as evenly as possible (earlier

@@ -1,12 +1,11 @@
-"""Reading JSON that a browser wrote: leniently, but never in silence (domain.md §4).
+"""Read JSON that a browser wrote: leniently, and with a log of every repair (domain.md §4).
 
-A `Field` is a value together with its path. Its readers give a clean Python value; whatever had to be bent
-on the way is noted as a `Repair`, and what cannot be bent raises `JobInputError` with the path in front.
+A `Field` is a value together with its path. Its methods return a clean Python value. A value that had to be
+converted is noted as a `Repair`; one without a safe meaning raises `JobInputError`, which begins with the path.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,13 +13,17 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from quel_dagster.errors import JobInputError
+from quel_dagster.jobs.json_text import read_json, unreadable_part
 from quel_dagster.jobs.model import Repair
-from quel_dagster.jobs.texts import shown, storable
+from quel_dagster.jobs.texts import shown, storable, without_links
 
 #: a whole number as text; the fraction of `39070.0` may only be zeros
 _WHOLE_NUMBER = re.compile(r"\s*([+-]?[0-9]{1,30})(?:\.0*)?\s*")
 
-#: what JavaScript leaves where a text should be
+#: characters of a path in a message; keys are a user's text and may be long
+MAX_PATH_LENGTH = 100
+
+#: texts that JavaScript writes for a missing value
 _EMPTY_WORDS = frozenset({"undefined", "null", "nan"})
 
 _YES = frozenset({"true", "1", "yes", "on"})
@@ -28,7 +31,7 @@ _NO = frozenset({"false", "0", "no", "off", ""})
 
 
 class Field:
-    """One value of `job_input_data` and where it stands, such as `stages[1].quantity`."""
+    """One value of `job_input_data` and its path, such as `stages[1].quantity`."""
 
     def __init__(self, value: Any, path: str, repairs: list[Repair]) -> None:
         self.value = value
@@ -37,21 +40,27 @@ class Field:
 
     @property
     def given(self) -> bool:
-        """Whether there is anything: a missing key and null are the same."""
+        """Return whether there is a value: a missing key and null are the same."""
         return self.value is not None
 
     def note(self, problem: str) -> None:
-        """Log that this field was read as something else than it says."""
+        """Add a repair: how this field was read differs from what it holds."""
         self._repairs.append(Repair(path=self.path, problem=problem))
 
     def refuse(self, problem: str) -> NoReturn:
         """Fail the job because of this field."""
         raise JobInputError(self.path, problem)
 
+    def refuse_unreadable(self) -> None:
+        """Fail the job when a part of this value could not be read (`json_text`)."""
+        if found := unreadable_part(self.value, self.path):
+            path, problem = found
+            raise JobInputError(without_links(path[:MAX_PATH_LENGTH]), f"{problem}; it cannot be read")
+
     # --- containers ----------------------------------------------------------------------------------
 
     def member(self, *names: str) -> Field:
-        """The first of these keys that is given; the field itself must be an object."""
+        """Return the first of these keys that is given; the field itself must be an object."""
         prefix = f"{self.path}." if self.path else ""
         for name in names:
             if self.value.get(name) is not None:
@@ -59,17 +68,17 @@ class Field:
         return Field(None, prefix + names[0], self._repairs)
 
     def as_object(self) -> Field | None:
-        """This field if it is an object, or JSON text of one; else None."""
+        """Return this field if it is an object, or JSON text of one; else None."""
         if isinstance(self.value, dict):
             return self
-        decoded = _decoded(self.value)
+        decoded = self._decoded()
         if not isinstance(decoded, dict):
             return None
         self.note("is JSON text of an object; read as the object")
         return Field(decoded, self.path, self._repairs)
 
     def items(self, limit: int, *, item_keys: Sequence[str]) -> list[Field]:
-        """The items of a list, without empty ones (null).
+        """Return the items of a list, without null.
 
         An object where the list should be is read as the list when it is one written as an object
         (`{"0": …, "1": …}`), and as its only item when it holds one of `item_keys`.
@@ -89,7 +98,7 @@ class Field:
     def _as_list(self, item_keys: Sequence[str]) -> list[Any]:
         if isinstance(self.value, list | tuple):
             return list(self.value)
-        decoded = _decoded(self.value)
+        decoded = self._decoded()
         if isinstance(decoded, list):
             self.note("is JSON text of a list; read as the list")
             return decoded
@@ -109,16 +118,16 @@ class Field:
     # --- scalars -------------------------------------------------------------------------------------
 
     def whole_number(self, low: int, high: int) -> int | None:
-        """A whole number from `low` to `high`; `39070.0` and `"39070"` are read as 39070. None: unusable."""
+        """Return a whole number from `low` to `high`, also from `39070.0` and `"39070"`; None if unusable."""
         number = _whole(self.value)
         if number is None or not low <= number <= high:
             return None
-        if not isinstance(self.value, int):
+        if not isinstance(self.value, int | float):
             self.note(f"{shown(self.value)} read as {number}")
         return number
 
     def text(self, limit: int) -> str:
-        """A stripped, storable text; empty when not given. A number is read as its text.
+        """Return a stripped, storable text; empty when not given. A number is read as its text.
 
         Raises:
             JobInputError: not a text, or longer than `limit` characters.
@@ -135,7 +144,7 @@ class Field:
         return self._storable(text)
 
     def word(self, limit: int) -> str:
-        """A short text that names something, such as an angle; empty when not given or unusable."""
+        """Return a short name, such as an angle; empty when not given or unusable."""
         if not self.given:
             return ""
         usable = isinstance(self.value, str | int | float) and not isinstance(self.value, bool)
@@ -148,7 +157,7 @@ class Field:
         if len(text) > limit:
             self.note(f"{len(text)} characters; cut after {limit}")
         word = " ".join(self._storable(text[:limit]).split())
-        if word.lower() == "none":  # a proper way to say so
+        if word.lower() == "none":  # an explicit "not given", no repair
             return ""
         if word.lower() in _EMPTY_WORDS:
             self.note(f"{shown(word)} read as not given")
@@ -156,7 +165,7 @@ class Field:
         return word
 
     def flag(self) -> bool:
-        """True or false, also as 1/0 and as text; anything else is false."""
+        """Return true or false, also from 1/0 and from text; anything else is false."""
         if not self.given or isinstance(self.value, bool):
             return bool(self.value)
         spelled = shown(self.value).strip('"').lower()
@@ -168,7 +177,7 @@ class Field:
         return answer
 
     def uuid(self) -> UUID | None:
-        """A UUID; None when not given or not one."""
+        """Return a UUID; None when not given or not one."""
         if not self.given:
             return None
         try:
@@ -177,15 +186,28 @@ class Field:
             self.note(f"{shown(self.value)} is not a UUID; read as not given")
             return None
 
+    def _decoded(self) -> Any:
+        """Return the value of JSON text; None when it is no text or no JSON."""
+        if not isinstance(self.value, str) or not self.value.strip():
+            return None
+        try:
+            decoded = read_json(self.value)
+        except ValueError:
+            return None
+        Field(decoded, self.path, self._repairs).refuse_unreadable()
+        return decoded
+
     def _storable(self, text: str) -> str:
         clean = storable(text)
         if clean != text:
-            self.note("holds characters that cannot be stored; they were left out or replaced")
+            self.note(
+                "holds characters that cannot be stored, or too many combining marks; they were left out or replaced"
+            )
         return clean.strip()
 
 
 def read_document(value: Any, repairs: list[Repair]) -> Field:
-    """`job_input_data` as an object; JSON text of one (even encoded twice) is read as it.
+    """Return `job_input_data` as an object; JSON text of one, also encoded twice, is decoded.
 
     Raises:
         JobInputError: it is not an object.
@@ -194,20 +216,12 @@ def read_document(value: Any, repairs: list[Repair]) -> Field:
     for _ in range(2):
         if isinstance(field.value, str):
             field.note("is JSON text; read as what it holds")
-            field = Field(_decoded(field.value), field.path, repairs)
+            field = Field(field._decoded(), field.path, repairs)
     if not isinstance(field.value, dict):
         Field(value, field.path, repairs).refuse(f"{shown(value)} is not an object")
-    return Field(field.value, "", repairs)
-
-
-def _decoded(value: Any) -> Any:
-    """What JSON text holds; None when it is no text or no JSON."""
-    if not isinstance(value, str) or not value.strip():
-        return None
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return None
+    document = Field(field.value, "", repairs)
+    document.refuse_unreadable()
+    return document
 
 
 def _whole(value: Any) -> int | None:

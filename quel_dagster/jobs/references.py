@@ -1,7 +1,7 @@
-"""From a row of quel_attach to the key of an object in the store (domain.md §5).
+"""Derive the storage key of a quel_attach row, and check storage keys (domain.md §5).
 
-A key comes out of a database that a browser helped to write, and ends in a URL or a path. So every key is
-checked here, before a connection or a file is opened, and again at the door of every store.
+A browser influences these keys, and they end in a URL or a path. So every key is checked here, before a connection or
+a file is opened, and again by every store.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from urllib.parse import unquote
+from uuid import UUID
 
 from quel_dagster.errors import ReferenceUnavailableError, StorageKeyError
 from quel_dagster.jobs.model import Attach
+from quel_dagster.jobs.texts import without_links
 
 #: bytes of UTF-8; the limit of S3, and far above any key that the web app writes
 MAX_KEY_BYTES = 1024
 
 _UPLOAD_PREFIX = "upload-"
 _UPLOAD_FOLDER = "uploads/"
+_GENERATED = re.compile(r"generated-images/user-([^/]*)/", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.\-]*:/", re.IGNORECASE)
 _DOT_SEGMENTS = frozenset({".", ".."})
 #: control characters, lone surrogates, line and paragraph separators: none belongs in a key
@@ -25,7 +28,7 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def reference_key(attach: Attach) -> str:
-    """The storage key of a reference (domain.md §5).
+    """Return the storage key of a reference (domain.md §5). One leading slash is the root of the store.
 
     Raises:
         ReferenceUnavailableError: the row names no path.
@@ -33,19 +36,25 @@ def reference_key(attach: Attach) -> str:
     """
     for path in (attach.file_path, attach.directory):
         if path and path.strip():
-            key = checked_key(path)
+            key = checked_key(path.removeprefix("/"))
             return _UPLOAD_FOLDER + key if key.startswith(_UPLOAD_PREFIX) else key
     raise ReferenceUnavailableError(
         f"attach {attach.attach_id} has neither a file path nor a directory; upload the picture again"
     )
 
 
-def checked_key(key: str) -> str:
-    """The key with its percent-encoding undone, or a refusal.
+def is_generated_for_another(key: str, member_id: UUID | None) -> bool:
+    """Return whether the key is that of a picture generated for another member than this one (domain.md §5)."""
+    match = _GENERATED.match(key)
+    return match is not None and match[1].lower() != str(member_id)
 
-    Spaces and letters of every script are fine. Refused is what a server, a proxy or a file system could take for a
-    place outside the store: dot segments (plain, encoded, or in Unicode look-alikes), an absolute URL, a leading
-    slash or `@`, backslashes, empty segments, control characters, double encoding.
+
+def checked_key(key: str) -> str:
+    """Return the key, percent-decoded; refuse one that could leave the store.
+
+    Spaces and letters of every script are allowed. Refused is every key that a server, a proxy or a file system could
+    resolve to a place outside the store: dot segments (plain, encoded, or in Unicode look-alikes), an absolute URL, a
+    leading slash or `@`, backslashes, empty segments, control characters, double encoding.
 
     Raises:
         StorageKeyError: the key is refused; the line says why.
@@ -76,5 +85,5 @@ def checked_key(key: str) -> str:
 
 
 def _refused(key: str, why: str) -> StorageKeyError:
-    shown = repr(key if len(key) <= 80 else key[:80] + "…")
+    shown = repr(without_links(key if len(key) <= 80 else key[:80] + "…"))
     return StorageKeyError(f"storage key {shown} is refused: {why}")

@@ -1,4 +1,4 @@
-"""What `job_input_data` asks for, unit by unit, before pictures are counted out (domain.md §4)."""
+"""Read the units that `job_input_data` asks for, before the pictures are distributed (domain.md §4)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from quel_dagster.jobs.categories.category import CategoryStyle
 from quel_dagster.jobs.limits import Limits
 from quel_dagster.jobs.model import JobType, Reference, Unit
+from quel_dagster.jobs.models import ALL_RATIOS
 from quel_dagster.jobs.reading import Field
 from quel_dagster.jobs.texts import shown, slug
 
@@ -15,10 +16,7 @@ DEFAULT_PROMPT = "best quality, masterpiece"
 DEFAULT_ASPECT_RATIO = "16:9"
 DEFAULT_ANGLE, DEFAULT_SHOT = "front", "full"
 
-#: what Gemini's image models accept (domain.md §4)
-ASPECT_RATIOS = frozenset({"1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"})
-
-#: characters; longer camera words are cut, longer types are nonsense anyway
+#: characters; longer camera words are cut, longer types are unknown
 MAX_CAMERA_WORDS = 100
 MAX_TYPE_LENGTH = 50
 
@@ -36,10 +34,10 @@ class UnitRequest:
     key: str
     #: None: not given
     quantity: int | None
-    #: where a difference between asked and planned is reported
+    #: path that a repair of the quantity names
     quantity_path: str
-    #: true for the only unit of a job that names no units: it makes whatever the job makes
-    takes_what_is_left: bool = False
+    #: the job names no units: this one makes all of its pictures
+    takes_remainder: bool = False
     prompt: str
     negative_prompt: str
     aspect_ratio: str
@@ -51,25 +49,13 @@ class UnitRequest:
     stage_index: int | None = None
 
     def unit(self, *, index: int, quantity: int) -> Unit:
-        """This request as a unit that makes `quantity` pictures."""
-        return Unit(
-            index=index,
-            key=self.key,
-            quantity=quantity,
-            prompt=self.prompt,
-            negative_prompt=self.negative_prompt,
-            aspect_ratio=self.aspect_ratio,
-            angle=self.angle,
-            shot=self.shot,
-            fx=self.fx,
-            pre_edited=self.pre_edited,
-            references=self.references,
-            stage_index=self.stage_index,
-        )
+        """Return this request as a unit that makes `quantity` pictures."""
+        asked = {name: value for name, value in vars(self).items() if name in Unit.model_fields}
+        return Unit(**{**asked, "index": index, "quantity": quantity})
 
 
 def read_requests(document: Field, job_type: JobType, style: CategoryStyle, limits: Limits) -> tuple[UnitRequest, ...]:
-    """The units a document asks for, at least one, in result order.
+    """Return the units a document asks for, at least one, in result order.
 
     Raises:
         JobInputError: a field has no safe meaning or exceeds a limit.
@@ -78,7 +64,7 @@ def read_requests(document: Field, job_type: JobType, style: CategoryStyle, limi
 
 
 class _Reader:
-    """One document on its way to unit requests; knows the defaults that hold for all its units."""
+    """Reads the unit requests of one document; holds the defaults of all its units."""
 
     def __init__(self, document: Field, style: CategoryStyle, limits: Limits) -> None:
         self.document = document
@@ -100,7 +86,9 @@ class _Reader:
         field = holder.member("aspect-ratio", "aspectRatio")
         word = field.word(MAX_CAMERA_WORDS)
         ratio = word.replace(" ", "").replace("x", ":").replace("/", ":")
-        if ratio in ASPECT_RATIOS:
+        if ratio in ALL_RATIOS:
+            if ratio not in self.limits.aspect_ratios:
+                field.refuse(f"{ratio}; {self.limits.model} makes {', '.join(self.limits.aspect_ratios)}")
             if ratio != word:
                 field.note(f"{shown(word)} read as {ratio}")
             return ratio
@@ -126,11 +114,11 @@ class _Reader:
         return field.whole_number(1, _LARGEST_ATTACH_ID)
 
     def read_references(self, holder: Field, list_name: str = "individualImageAttachIds") -> tuple[Reference, ...]:
-        """The pictures of a unit: its list, then the older merged picture; none twice.
+        """Return the references of a unit: its list, then the older merged picture, each once.
 
         Raises:
-            JobInputError: too many, or pictures are named but not one of them can be read: the unit would
-                be made from nothing (domain.md §5).
+            JobInputError: too many, or references are named and none can be read: the unit would have no
+                reference (domain.md §5).
         """
         field = holder.member(list_name)
         items = field.items(self.limits.max_references_per_unit, item_keys=("attachId",))
@@ -177,7 +165,7 @@ class _Reader:
             key="",
             quantity=None,
             quantity_path="total_images",
-            takes_what_is_left=True,
+            takes_remainder=True,
             prompt=self.base_prompt,
             negative_prompt=self.negative_prompt,
             aspect_ratio=self.aspect_ratio,
@@ -198,7 +186,7 @@ class _Reader:
                 key=_combination_key(position, angle, shot),
                 quantity=self.read_quantity(combination),
                 quantity_path=combination.member("quantity").path,
-                takes_what_is_left=False,
+                takes_remainder=False,
                 angle=angle,
                 shot=shot,
                 fx=self.read_camera(combination, "fx", "none").lower(),
@@ -210,7 +198,7 @@ class _Reader:
         stages = self.read_units("stages", item_keys=("stage_index", "prompt", "quantity"))
         if not stages:
             only = self.read_stage(self.document, index=0, prompt=self.base_prompt)
-            return (replace(only, key="stage0", quantity=None, quantity_path="total_images", takes_what_is_left=True),)
+            return (replace(only, key="stage0", quantity=None, quantity_path="total_images", takes_remainder=True),)
         requests = []
         for position, stage in stages:
             prompt = self.read_prompt("prompt", stage) or self.base_prompt
@@ -237,7 +225,7 @@ class _Reader:
         )
 
     def read_stage_index(self, stage: Field, position: int) -> int:
-        """Where the stage stands among the results; the place in the list when it does not say."""
+        """Return the stage index, which orders the results; the place in the list when none is given."""
         field = stage.member("stage_index")
         index = field.whole_number(-(10**30), 10**30)
         if index is None:
@@ -254,7 +242,7 @@ class _Reader:
             key="general",
             quantity=None,
             quantity_path="total_images",
-            takes_what_is_left=True,
+            takes_remainder=True,
             prompt=self.read_prompt("prompt") or self.base_prompt,
             negative_prompt=self.negative_prompt,
             aspect_ratio=self.aspect_ratio,
@@ -264,7 +252,7 @@ class _Reader:
         return (request,)
 
     def read_uploads(self) -> tuple[Reference, ...]:
-        """All uploaded pictures are references: a type that means nothing here is read as none."""
+        """Return all uploaded pictures as references; a type unknown to the category is read as `none`."""
         references = []
         for reference in self.read_references(self.document, "uploadedAttachIds"):
             if self.style.role_of(reference.type) is None:
@@ -301,10 +289,10 @@ class _Reader:
         return tuple(requests)
 
     def read_units(self, name: str, *, item_keys: tuple[str, ...]) -> list[tuple[int, Field]]:
-        """The objects of a list with their places in it.
+        """Return the objects of a list with their places in it.
 
         Raises:
-            JobInputError: too many, or something is there and not one item is an object.
+            JobInputError: too many, or the list has items and none is an object.
         """
         field = self.document.member(name)
         items = field.items(self.limits.max_units, item_keys=item_keys)
@@ -329,7 +317,7 @@ _READERS: dict[JobType, Callable[[_Reader], tuple[UnitRequest, ...]]] = {
 
 
 def _place(item: Field) -> int:
-    """The position of a list item, from its path `stages[3]`."""
+    """Return the position of a list item, from its path `stages[3]`."""
     return int(item.path.rsplit("[", 1)[1].rstrip("]"))
 
 

@@ -1,23 +1,25 @@
-"""Where a generated picture lies: a storage key made from the job and the slot, the same on every rerun.
+"""The storage key of a generated picture (domain.md §7, §8).
 
-`generated-images/user-{userId}/{jobId}_u0002_p0001.webp` (domain.md §7; the name is ours). Keys of one job sort
-in slot order, which is the order of `generated_attach_ids`.
+`generated-images/user-{userId}/{jobId}_u0002_p0001_{random}.webp`: job and slot for people who look at a bucket, and
+128 random bits, so that the address of a picture cannot be computed. Nothing reads a slot out of a key: the table
+`quel_dagster.picture_slot` knows it.
 """
 
 from __future__ import annotations
 
-import re
+import secrets
 from uuid import UUID
 
 from quel_dagster.jobs.model import Slot
 
-
-def picture_key(user_id: UUID, job_id: UUID, slot: Slot) -> str:
-    """The key of the picture in this slot."""
-    return f"generated-images/user-{user_id}/{job_id}_{slot}.webp"
+GENERATED = "generated-images/"
 
 
-def slot_of_key(key: str, job_id: UUID) -> Slot | None:
-    """The slot that a key of this job names; None for a key that another program made."""
-    match = re.search(rf"(?:^|/){re.escape(str(job_id))}_u(\d{{4,}})_p(\d{{4,}})\.webp$", key)
-    return Slot(unit=int(match[1]), number=int(match[2])) if match else None
+def new_picture_key(user_id: UUID, job_id: UUID, slot: Slot) -> str:
+    """Return a new key for the picture in this slot; two calls never return the same."""
+    return f"{GENERATED}user-{user_id}/{job_id}_{slot}_{secrets.token_hex(16)}.webp"
+
+
+def key_names_job(key: str, job_id: UUID) -> bool:
+    """Return whether the last part of this key names this job."""
+    return key.rsplit("/", 1)[-1].startswith(f"{job_id}_")

@@ -1,10 +1,10 @@
-"""Takes words out of a prompt that a shot cannot show (domain.md §6), by whole word, in Korean and English.
+"""Remove the words from a prompt that a shot cannot show (domain.md §6), whole words in Korean and English.
 
-A whole English word is not part of a longer one ("tights" leaves "tighten" alone); in a hyphenated compound
-the last part decides, and all of it goes ("ankle-boots"). A Korean noun carries its particle with it, so
-바지를 and 신발은 go whole, but only when what follows the noun is nothing except particles: 바지락 (a clam)
-and 청바지 stay unless they are listed themselves. An English word with a Korean particle ("pants를") is cut
-like a Korean one. What is left is closed up: no doubled spaces or commas.
+A whole English word is not part of a longer one: "tights" does not match "tighten". In a hyphenated compound the last
+part decides, and the whole compound is removed ("ankle-boots"). A Korean noun is removed with its particles (바지를,
+신발은), but only when nothing except particles follows the noun: 바지락 (a clam) and 청바지 stay unless they are listed
+themselves. An English word with a Korean particle ("pants를") is removed like a Korean one. Doubled spaces and commas
+at a cut are joined.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _PARTICLES = (
 
 
 def cut_words(text: str, words: Sequence[str]) -> str:
-    """`text` without any of `words`; unchanged, to the letter, when it holds none of them."""
+    """Return `text` without `words`; exactly `text` when it holds none of them.
+
+    Linear in the text, which has no long runs of combining marks (`texts.storable`).
+    """
     composed = unicodedata.normalize("NFC", text)
     cut, number = _pattern(tuple(words)).subn("", composed)
     return _closed_up(cut) if number else text
@@ -46,10 +49,11 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _closed_up(text: str) -> str:
-    """Spaces and commas as somebody would write them who never wrote the words."""
+    """Join the text on both sides of a cut: no doubled spaces or commas, no empty brackets."""
     text = re.sub(r"[ \t]+", " ", text)
     text = re.sub(r" (?=[,.;:!?)\]\n])|(?<=[(\[\n]) ", "", text)
-    text = re.sub(r",(?:\s*,)+", ",", text)
+    text = re.sub(r",(?:\s*+,)+", ",", text)
     text = re.sub(r",(?=[.;:!?)\]])|(?<=[(\[]),|\(\)|\[\]", "", text)
     text = re.sub(r"(?m)^[ ,;]+", "", text)
-    return re.sub(r"(?m)[ ,;]+$", "", text).strip()
+    # only from the start of a run: from each of its characters, a long run would take quadratic time
+    return re.sub(r"(?m)(?<![ ,;])[ ,;]++$", "", text).strip()

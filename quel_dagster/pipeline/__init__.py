@@ -1,1 +1,1 @@
-"""Everything Dagster: ops, assets, checks, sensors, run launcher, resources, run metadata."""
+"""What Dagster shows: ops, assets, checks, sensors, schedules, resources, run metadata."""

@@ -1,4 +1,4 @@
-"""The lineage: the tables that the web app writes, and what every run makes of them."""
+"""The assets: the tables that the web app writes, and what each run makes of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,15 +42,16 @@ from quel_dagster.pipeline.tables import column_schema
 
 WEB_APP = "web_app"
 RESULTS = "results"
-#: Dagster wants an address or a team; these two are the halves of the system (domain.md).
+#: Dagster requires an address or a team; these two are the halves of the system (domain.md).
 WEB_APP_OWNER = "team:quel-web-app"
 PIPELINE_OWNER = "team:quel-pictures"
 
+#: observed by `observations.observe_tables`
 source_tables = [
     AssetSpec(
         JOBS_TABLE,
         description="The jobs that the web app writes when a user presses Generate; their ids arrive on `jobs:queue`. "
-        "Its plots show what waits: `queue_observer` looks each minute.",
+        "Its plots show the waiting jobs: `queue_observer` records them each minute.",
         group_name=WEB_APP,
         kinds={"postgres", "table"},
         owners=[WEB_APP_OWNER],
@@ -58,7 +59,7 @@ source_tables = [
     ),
     AssetSpec(
         REFERENCES,
-        description="The reference pictures that users uploaded: their rows, and the objects that these point at.",
+        description="The reference pictures that users uploaded: their rows, and the objects of those rows.",
         group_name=WEB_APP,
         kinds={"postgres", "table"},
         owners=[WEB_APP_OWNER],
@@ -68,11 +69,11 @@ source_tables = [
 
 _DESCRIPTIONS = {
     GENERATED_IMAGES: "The pictures that Gemini made, as WebP in the object store, each with its quel_attach row. "
-    "One materialization per run, with thumbnails, counts and what each unit came to.",
+    "One materialization per run, with thumbnails, counts and the result of each unit.",
     PRODUCTION_PHOTO: "The production that a user sees: status, picture ids, counts and duration, after each job. "
-    "One materialization per run, with where the time went and the run's story line by line.",
+    "One materialization per run, with a breakdown of the time and the timeline of the run.",
     CREDITS: "The ledger: one DEDUCT row for every picture, written in the transaction that stores it. "
-    "One materialization per run that made a picture, with who paid, and the balance before and after.",
+    "One materialization per run that made a picture, with the payer, and the balance before and after.",
 }
 
 
@@ -125,14 +126,16 @@ results = AssetsDefinition.from_graph(
 
 image_job = define_asset_job(
     "image_job",
-    # the checks of these assets that can be executed alone are no part of a run: it evaluates its own by itself
+    # checks of these assets that can be executed alone are not part of a run: a run evaluates its own
     selection=AssetSelection.assets(IMAGES_KEY, PRODUCTIONS_KEY, CREDITS_KEY).without_checks(),
     description="Makes the pictures of one job. The queue sensor launches one run per job id.",
+    # the config that the Launchpad opens with; programs that launch runs send their own
+    config={"ops": {make_images.name: {"config": {"job_id": "", "dry_run": True}}}},
 )
 
 
 def run_config(job_id: object, *, units: list[str] | None = None, dry_run: bool = False) -> dict[str, Any]:
-    """Run config of `image_job` for one job; `units` and `dry_run` as in the Launchpad."""
+    """Return the run config of `image_job` for one job; `units` and `dry_run` as in the Launchpad."""
     config: dict[str, Any] = {"job_id": str(job_id)}
     if units:
         config["units"] = units

@@ -1,8 +1,8 @@
-"""Values between ops as JSON in our own schema, so that a re-execution on another host finds them.
+"""Store values between ops as JSON in PostgreSQL, so that a re-execution on another host finds them.
 
-The tasks of the generate steps are not written one by one: the plan beside them holds their units.
+The tasks of the generate steps are not stored: the plan, an output of the same step, holds their units.
 
-No pickle: whoever can write to the store cannot make a worker run code.
+No pickle: write access to the database must not allow running code in a worker.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from typing import Any
 from dagster import ConfigurableIOManager, InputContext, OutputContext
 from pydantic import PrivateAttr, TypeAdapter
 
+from quel_dagster.engine.outcomes import Planned, UnitTask
 from quel_dagster.errors import QuelError
-from quel_dagster.pipeline.event_writer import before_events
-from quel_dagster.pipeline.resources import StudioResource
-from quel_dagster.studio.outcomes import Planned, UnitTask
+from quel_dagster.pipeline.resources import EngineResource
+from quel_dagster.platform.event_writer import before_events
 
 
 class JsonIOManager(ConfigurableIOManager):
-    """Writes every value once, beside the work; reads what this process wrote from memory."""
+    """Writes every value once, in parallel with the work; serves values of this process from memory."""
 
-    studio: StudioResource
+    engine: EngineResource
     _written: dict[tuple[str, str, str, str], Any] = PrivateAttr(default_factory=dict)
 
     def handle_output(self, context: OutputContext, obj: Any) -> None:
-        if obj is None:  # an asset whose value is in the tables
+        if obj is None:  # an asset; its value is in the web app's tables
             return
         place = _place(context)
-        if isinstance(obj, UnitTask):  # its unit stands in the plan, an output of the same step
+        if isinstance(obj, UnitTask):  # its unit is part of the plan, an output of the same step
             self._written[place] = obj
             return
         value = TypeAdapter(type(obj)).dump_python(obj, mode="json")
         self._written[place] = obj
         run_id, step_key, output, mapping_key = place
-        process = self.studio.process
+        process = self.engine.process
         before_events(
+            run_id,
             process.start(
-                lambda: process.studio.parts.database.write_op_output(
+                lambda: process.engine.dependencies.database.work.write_op_output(
                     run_id=run_id, step_key=step_key, output=output, mapping_key=mapping_key, value=value
                 )
-            )
+            ),
         )
 
     def load_input(self, context: InputContext) -> Any:
@@ -50,26 +51,21 @@ class JsonIOManager(ConfigurableIOManager):
         place = _place(upstream)
         if place in self._written:
             return self._written[place]
-        run_id, step_key, output, mapping_key = place
-        process = self.studio.process
         kind = upstream.dagster_type.typing_type
         if kind is UnitTask:
-            return self._task_of_plan(run_id, step_key, mapping_key)
-        value = process.run(
-            lambda: process.studio.parts.database.read_op_output(
+            return self._task_of_plan(*place)
+        return TypeAdapter(kind).validate_python(self._stored(*place))
+
+    def _stored(self, run_id: str, step_key: str, output: str, mapping_key: str) -> Any:
+        process = self.engine.process
+        return process.run(
+            lambda: process.engine.dependencies.database.work.read_op_output(
                 run_id=run_id, step_key=step_key, output=output, mapping_key=mapping_key
             )
         )
-        return TypeAdapter(kind).validate_python(value)
 
-    def _task_of_plan(self, run_id: str, step_key: str, unit_key: str) -> UnitTask:
-        process = self.studio.process
-        value = process.run(
-            lambda: process.studio.parts.database.read_op_output(
-                run_id=run_id, step_key=step_key, output="plan", mapping_key=""
-            )
-        )
-        plan = Planned.model_validate(value)
+    def _task_of_plan(self, run_id: str, step_key: str, _output: str, unit_key: str) -> UnitTask:
+        plan = Planned.model_validate(self._stored(run_id, step_key, "plan", ""))
         unit = next((unit for unit in plan.units if unit.key == unit_key), None)
         if unit is None:
             raise QuelError(f"Run {run_id} planned no unit {unit_key}; run the whole job again.")
@@ -77,5 +73,5 @@ class JsonIOManager(ConfigurableIOManager):
 
 
 def _place(context: OutputContext) -> tuple[str, str, str, str]:
-    """Names one output of one step of one run."""
+    """Return the names that identify one output of one step of one run."""
     return (context.run_id, context.step_key, context.name, context.mapping_key or "")

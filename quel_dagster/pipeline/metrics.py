@@ -1,22 +1,20 @@
-"""What Prometheus scrapes: the state of the parts, read at every scrape, and what the workers counted.
+"""Metrics for Prometheus: the state of the systems, read at each scrape, and the workers' counters.
 
-One exporter looks at PostgreSQL, Redis and Dagster from outside: workers need no port, and nothing is lost when one of
-them ends. Names and meanings are in docs/metrics.md.
-
-    serve(Settings.read(), port=9464)          until interrupted
-    text(Settings.read(), instance)            one scrape, as text
+One exporter reads PostgreSQL, Redis and Dagster: workers need no port, and no count is lost when one ends. Names and
+meanings are in docs/metrics.md.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis import RedisError
@@ -26,61 +24,53 @@ from quel_dagster.adapters.counters import BUCKETS, read_counters
 from quel_dagster.adapters.database.figures import Backlog, Group, backlog, outcomes
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
-from quel_dagster.errors import QuelError, SettingsError
+from quel_dagster.errors import QuelError
 from quel_dagster.settings import Settings
 
 DEFAULT_PORT = 9464
-#: Runs that are not over: counting them is cheap, however many there have been.
+#: Statuses of runs that have not ended: cheap to count, however many runs there have been.
 LIVE = (
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.STARTING,
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 )
-#: How far back recent jobs are counted.
+#: The period for counting recent jobs.
 RECENT = timedelta(hours=1)
 _OUTCOMES = ("ok", "refused", "rate_limited", "timeout", "unavailable", "bad_answer", "rejected")
 
 
-def serve(settings: Settings, *, port: int = DEFAULT_PORT, address: str = "127.0.0.1") -> Callable[[], None]:
-    """Answer `GET /metrics` in a thread; returns what stops it.
+@contextmanager
+def serving(
+    settings: Settings, instance: DagsterInstance, *, port: int = DEFAULT_PORT, address: str = "127.0.0.1"
+) -> Iterator[None]:
+    """Answer `GET /metrics` in a thread while the block runs.
 
     Raises:
         SettingsError: DATABASE_URL or REDIS_URL is not set.
-        QuelError: the port is taken.
+        QuelError: the port is in use.
     """
-    instance = DagsterInstance.get()
     try:
         server, thread = start_http_server(port, addr=address, registry=registry(settings, instance))
     except OSError as error:
         raise QuelError(f"Port {port} of {address} cannot be used: {error.strerror}; choose another.") from None
-
-    def stop() -> None:
+    try:
+        yield
+    finally:
         server.shutdown()
         server.server_close()
         thread.join()
-        instance.dispose()
-
-    return stop
-
-
-def text(settings: Settings, instance: DagsterInstance) -> str:
-    """One scrape. Raises SettingsError as `serve`."""
-    return generate_latest(registry(settings, instance)).decode()
 
 
 def registry(settings: Settings, instance: DagsterInstance) -> CollectorRegistry:
     """Raises SettingsError when DATABASE_URL or REDIS_URL is not set."""
-    redis_url = settings.redis()
-    if settings.database_url is None or redis_url is None:
-        raise SettingsError('DATABASE_URL and REDIS_URL are needed. Set them, or run eval "$(quel env)".')
     made = CollectorRegistry(auto_describe=False)
-    made.register(QuelCollector(settings.database_url.get_secret_value(), redis_url, instance))
+    made.register(QuelCollector(settings.required_database_url(), settings.required_redis_url(), instance))
     return made
 
 
 class QuelCollector(Collector):
-    """Looks at every part when it is asked. A part that does not answer is `quel_up 0`, and the others still tell."""
+    """Reads every system on each scrape. One that does not answer is `quel_up 0`; the others are still reported."""
 
     def __init__(self, database_url: str, redis_url: str, instance: DagsterInstance) -> None:
         self._database_url = database_url
@@ -88,12 +78,12 @@ class QuelCollector(Collector):
         self._instance = instance
 
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("quel_up", "Does this part answer?", labels=["part"])
-        seconds = GaugeMetricFamily("quel_scrape_seconds", "How long looking at this part took.", labels=["part"])
-        for part, look in (("postgres", self._postgres), ("redis", self._redis), ("dagster", self._dagster)):
+        up = GaugeMetricFamily("quel_up", "Whether this system answers.", labels=["part"])
+        seconds = GaugeMetricFamily("quel_scrape_seconds", "Duration of reading this system.", labels=["part"])
+        for part, read in (("postgres", self._postgres), ("redis", self._redis), ("dagster", self._dagster)):
             started = time.monotonic()
             try:
-                yield from list(look())
+                yield from list(read())
                 up.add_metric([part], 1)
             except (RedisError, SQLAlchemyError, QuelError, OSError):
                 up.add_metric([part], 0)
@@ -105,21 +95,23 @@ class QuelCollector(Collector):
 
     def _postgres(self) -> Iterator[Metric]:
         waiting, recent = asyncio.run(self._ask())
-        jobs = GaugeMetricFamily("quel_jobs_open", "Jobs that wait or are worked on.", labels=["status"])
+        jobs = GaugeMetricFamily("quel_jobs_open", "Jobs that are pending or processing.", labels=["status"])
         jobs.add_metric(["pending"], waiting.pending)
         jobs.add_metric(["processing"], waiting.processing)
         yield jobs
         yield GaugeMetricFamily(
             "quel_oldest_waiting_seconds",
-            "Age of the pending job that was written first; 0 when none waits.",
+            "Age of the oldest pending job; 0 when there is none.",
             value=waiting.oldest_waiting_seconds or 0.0,
         )
         yield GaugeMetricFamily("quel_leases", "Jobs that a live run holds.", value=waiting.leases)
         ended = GaugeMetricFamily(
-            "quel_recent_jobs", "Jobs written within the last hour, as they stand.", labels=["category", "status"]
+            "quel_recent_jobs",
+            "Jobs created within the last hour, by their current status.",
+            labels=["category", "status"],
         )
         pictures = GaugeMetricFamily(
-            "quel_recent_pictures", "Pictures of jobs written within the last hour.", labels=["category", "outcome"]
+            "quel_recent_pictures", "Pictures of jobs created within the last hour.", labels=["category", "outcome"]
         )
         by_category: dict[str, list[int]] = {}
         for group in recent:
@@ -144,11 +136,8 @@ class QuelCollector(Collector):
     # --- Redis ---------------------------------------------------------------------------------------
 
     def _redis(self) -> Iterator[Metric]:
-        queue = JobQueue(self._redis_url)
-        try:
+        with closing(JobQueue(self._redis_url)) as queue:
             depths = queue.depths()
-        finally:
-            queue.close()
         entries = GaugeMetricFamily("quel_queue_entries", "Entries of the lists of job ids.", labels=["list"])
         for name, count in depths.items():
             entries.add_metric([name], count)
@@ -158,12 +147,12 @@ class QuelCollector(Collector):
     # --- Dagster -------------------------------------------------------------------------------------
 
     def _dagster(self) -> Iterator[Metric]:
-        runs = GaugeMetricFamily("quel_runs", "Dagster runs that are not over.", labels=["status"])
+        runs = GaugeMetricFamily("quel_runs", "Dagster runs that have not ended.", labels=["status"])
         for status in LIVE:
             runs.add_metric([status.value.lower()], self._instance.get_runs_count(RunsFilter(statuses=[status])))
         yield runs
         daemons = GaugeMetricFamily(
-            "quel_daemon_heartbeat_age_seconds", "Since this daemon last said that it is alive.", labels=["daemon"]
+            "quel_daemon_heartbeat_age_seconds", "Time since the last heartbeat of this daemon.", labels=["daemon"]
         )
         for name, daemon in self._instance.get_daemon_statuses().items():
             beat = daemon.last_heartbeat
@@ -173,14 +162,12 @@ class QuelCollector(Collector):
 
 
 def counted(counters: Mapping[str, float]) -> Iterator[Metric]:
-    """The workers' counters as metrics; one that never moved is 0, so that a first failure is a rise."""
-    calls = CounterMetricFamily("quel_gemini_calls", "Calls to Gemini by what came of them.", labels=["outcome"])
+    """Return the workers' counters as metrics. One never counted is 0, so that a first failure is an increase."""
+    calls = CounterMetricFamily("quel_gemini_calls", "Calls to Gemini by outcome.", labels=["outcome"])
     for outcome in dict.fromkeys((*_OUTCOMES, *_labels(counters, "gemini_calls"))):
         calls.add_metric([outcome], counters.get(f"gemini_calls|{outcome}", 0.0))
     yield calls
-    yield CounterMetricFamily(
-        "quel_gemini_retries", "Calls that were made again.", value=counters.get("gemini_retries", 0.0)
-    )
+    yield CounterMetricFamily("quel_gemini_retries", "Repeated calls.", value=counters.get("gemini_retries", 0.0))
     total, buckets = 0.0, []
     for bound in BUCKETS:
         total += counters.get(f"gemini_seconds|{bound}", 0.0)
@@ -190,6 +177,13 @@ def counted(counters: Mapping[str, float]) -> Iterator[Metric]:
     yield latency
     yield CounterMetricFamily("quel_pictures", "Pictures made and charged.", value=counters.get("pictures", 0.0))
     yield CounterMetricFamily("quel_credits_charged", "Credits charged.", value=counters.get("credits", 0.0))
+    yield CounterMetricFamily(
+        "quel_gemini_usd", "Cost of Gemini in USD by the price table.", value=counters.get("gemini_usd", 0.0)
+    )
+    tokens = CounterMetricFamily("quel_gemini_tokens", "Tokens that Google bills.", labels=["kind"])
+    for kind in ("input", "image", "text"):
+        tokens.add_metric([kind], counters.get(f"gemini_tokens|{kind}", 0.0))
+    yield tokens
     ended = CounterMetricFamily("quel_jobs_ended", "Jobs that a run ended.", labels=["status"])
     for status in dict.fromkeys(("completed", "failed", "cancelled", "user_cancelled", *_labels(counters, "jobs"))):
         ended.add_metric([status], counters.get(f"jobs|{status}", 0.0))

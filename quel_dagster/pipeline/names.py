@@ -1,8 +1,8 @@
-"""The names of the assets, in one place: ops yield them, assets describe them, checks look at them."""
+"""The names of the assets: ops yield them, assets describe them, checks check them."""
 
 from dagster import AssetKey
 
-#: what settle yields
+#: materialized by settle
 GENERATED_IMAGES = "generated_images"
 PRODUCTION_PHOTO = "quel_production_photo"
 CREDITS = "quel_credits"
@@ -11,7 +11,7 @@ IMAGES_KEY = AssetKey(GENERATED_IMAGES)
 PRODUCTIONS_KEY = AssetKey(PRODUCTION_PHOTO)
 CREDITS_KEY = AssetKey(CREDITS)
 
-#: what the web app writes
+#: written by the web app
 JOBS_TABLE = AssetKey("quel_production_jobs")
 REFERENCES = AssetKey("quel_attach")
 

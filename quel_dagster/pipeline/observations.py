@@ -1,73 +1,106 @@
-"""What keeps the web app's tables alive in the lineage: figures of the queue each minute, and checks of them.
+"""Observe the web app's tables each minute: figures of the queue, and checks of them.
 
-No run is launched for it: the sensor's tick reports the events itself. A minute in which nothing changed is not
-written down, but for one in ten, so that a quiet night leaves a line in the plots and not a thousand rows.
+Launches no run: the sensor's tick reports the events itself. An unchanged minute is recorded only once in ten
+minutes, so that a quiet night adds a line to the plots but few rows.
 """
-
-from __future__ import annotations
 
 import json
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 
 from dagster import (
+    AssetExecutionContext,
     AssetObservation,
+    BetaWarning,
     DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
+    ObserveResult,
     RunsFilter,
     SensorEvaluationContext,
     SensorResult,
+    multi_observable_source_asset,
     sensor,
 )
 from redis import RedisError
 
-from quel_dagster.adapters.database.figures import Backlog, backlog
-from quel_dagster.adapters.queue import unreachable
+from quel_dagster.adapters.database.figures import Backlog, backlog, outcomes
+from quel_dagster.adapters.redis_connection import unreachable
 from quel_dagster.pipeline import checks
+from quel_dagster.pipeline.assets import source_tables
 from quel_dagster.pipeline.names import JOBS_TABLE, REFERENCES
-from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
 from quel_dagster.settings import Settings
 
 OBSERVE_SECONDS = 60
-#: A minute like the last one is written down all the same after this many seconds.
+#: An unchanged minute is recorded after this many seconds.
 QUIET_SECONDS = 600
 
 
 @sensor(
     minimum_interval_seconds=OBSERVE_SECONDS,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Each minute: how many jobs wait and for how long, what is at work, what is dead. Plots and checks of "
-    "quel_production_jobs.",
+    description="Records the queue each minute: waiting, running and dead jobs. Feeds the plots and checks of "
+    "quel_production_jobs; and whether the jobs of the last hour got every picture.",
 )
-def queue_observer(context: SensorEvaluationContext, queue: QueueResource, studio: StudioResource) -> SensorResult:
-    process = studio.process
-    waiting = process.run(lambda: backlog(process.studio.parts.database))
-    job_queue = queue.open()
+def queue_observer(context: SensorEvaluationContext, queue: QueueResource, database: DatabaseResource) -> SensorResult:
+    waiting, figures = _figures(context.instance, queue, database)
+    verdicts = list(
+        checks.of_queue(waiting, figures["dead_letters"], warn_seconds=Settings.of_process().warn_queue_seconds)
+    )
+    now = datetime.now(UTC)
+    verdicts.append(checks.of_last_hour(database.run(lambda opened: outcomes(opened, now - checks.LAST_HOUR, now))))
+    state = {**figures, "passed": [verdict.passed for verdict in verdicts]}
+    if not _should_record(context.cursor, state, waiting):
+        return SensorResult(cursor=context.cursor)
+    message = (
+        ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items() if value) or "nothing waits"
+    )
+    context.log.info(message)
+    return SensorResult(
+        asset_events=[*_observations(figures, waiting), *verdicts],
+        cursor=json.dumps({"at": round(time.time()), **state}),
+    )
+
+
+def _figures(
+    instance: DagsterInstance, queue: QueueResource, database: DatabaseResource
+) -> tuple[Backlog, dict[str, int]]:
+    waiting = database.run(backlog)
     try:
-        depths = job_queue.depths()
+        with closing(queue.open()) as job_queue:
+            depths = job_queue.depths()
     except RedisError as error:
         raise unreachable(error) from None
-    finally:
-        job_queue.close()
     figures = {
         "jobs_pending": waiting.pending,
         "jobs_processing": waiting.processing,
         "queue_depth": depths["queue"],
         "becoming_runs": depths["processing"],
-        "runs_waiting": _count(context.instance, DagsterRunStatus.QUEUED),
-        "runs_at_work": _count(context.instance, DagsterRunStatus.STARTED),
+        "runs_waiting": _count(instance, DagsterRunStatus.QUEUED),
+        "runs_at_work": _count(instance, DagsterRunStatus.STARTED),
         "dead_letters": depths["dead"],
     }
-    verdicts = list(checks.of_queue(waiting, depths["dead"], warn_seconds=Settings.read().warn_queue_seconds))
-    state = {**figures, "passed": [verdict.passed for verdict in verdicts]}
-    if not _worth_writing(context.cursor, state, waiting):
-        return SensorResult(cursor=context.cursor)
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items() if value) or "nothing waits"
-    context.log.info(said)
-    return SensorResult(
-        asset_events=[*_observations(figures, waiting), *verdicts],
-        cursor=json.dumps({"at": round(time.time()), **state}),
+    return waiting, figures
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", BetaWarning)
+
+    @multi_observable_source_asset(  # type: ignore[untyped-decorator]
+        specs=source_tables, name="observe_tables", description="Observe the web app's tables now.", can_subset=True
     )
+    def observe_tables(
+        context: AssetExecutionContext, queue: QueueResource, database: DatabaseResource
+    ) -> Iterator[ObserveResult]:
+        """Record what `queue_observer` records each minute. Observable, so that Dagster shows when they were seen."""
+        waiting, figures = _figures(context.instance, queue, database)
+        for observation in _observations(figures, waiting):
+            if observation.asset_key in context.selected_asset_keys:
+                yield ObserveResult(asset_key=observation.asset_key, metadata=observation.metadata)
 
 
 def _observations(figures: dict[str, int], waiting: Backlog) -> list[AssetObservation]:
@@ -83,8 +116,8 @@ def _observations(figures: dict[str, int], waiting: Backlog) -> list[AssetObserv
     return observed
 
 
-def _worth_writing(cursor: str | None, state: dict[str, object], waiting: Backlog) -> bool:
-    """Has anything changed, does anybody wait, or has the plot been without a point for long?"""
+def _should_record(cursor: str | None, state: dict[str, object], waiting: Backlog) -> bool:
+    """Return whether anything changed, a job waits, or the plot had no point for a while."""
     if cursor is None or waiting.pending:
         return True
     last = json.loads(cursor)

@@ -1,7 +1,7 @@
-"""Deletes what is old of Dagster's storage and of our own: off unless QUEL_KEEP_RUNS_DAYS is set.
+"""Delete old rows of Dagster's storage and of this project: off unless QUEL_KEEP_RUNS_DAYS is set.
 
-With a run go its events, and so the materializations of that job in the lineage; the pictures, the ledger and every
-other row of the web app stay. Ticks are purged by dagster.yaml.
+Deleting a run also deletes its events, and so its materializations in the lineage. Pictures, the ledger and all
+other rows of the web app stay. Ticks are purged by dagster.yaml.
 """
 
 import time
@@ -21,18 +21,17 @@ from dagster import (
     job,
     op,
 )
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from pydantic import Field
 
 from quel_dagster.adapters.database.figures import forget_op_outputs
-from quel_dagster.pipeline.resources import StudioResource
+from quel_dagster.pipeline.resources import DatabaseResource
+from quel_dagster.platform.internals import AssetCheckExecutionsTable, SqlEventLogStorage, SqlEventLogStorageTable
 from quel_dagster.settings import Settings
 
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 RUNS_PER_PAGE = 100
 OP_OUTPUTS_PER_PAGE = 5_000
-#: One run of this job deletes for so long; what is left is for the next one.
+#: Seconds that one run of this job deletes for; the next run continues.
 LONGEST_SECONDS = 600.0
 
 
@@ -40,25 +39,22 @@ class RetentionConfig(Config):
     """How much to keep."""
 
     keep_days: int | None = Field(
-        default=None, ge=1, description="Delete what is older than so many days; default: QUEL_KEEP_RUNS_DAYS."
+        default=None, ge=1, description="Delete what is older than this many days; default: QUEL_KEEP_RUNS_DAYS."
     )
 
 
 @op(description="Deletes finished runs with their events, figures of the queue, check results and op outputs.")
-def forget_old_runs(context: OpExecutionContext, config: RetentionConfig, studio: StudioResource) -> None:
-    days = config.keep_days or Settings.read().keep_runs_days
+def forget_old_runs(context: OpExecutionContext, config: RetentionConfig, database: DatabaseResource) -> None:
+    days = config.keep_days or Settings.of_process().keep_runs_days
     if days is None:
-        raise Failure("keep_days: say how many days to keep, here or in QUEL_KEEP_RUNS_DAYS.", allow_retries=False)
+        raise Failure("keep_days: set the number of days here or in QUEL_KEEP_RUNS_DAYS.", allow_retries=False)
     before = datetime.now(UTC) - timedelta(days=days)
     until = time.monotonic() + LONGEST_SECONDS
-    runs = forget_runs(context.instance, before=before, until=until)
-    events = forget_runless(context.instance, before=before)
-    process = studio.process
+    runs = delete_runs(context.instance, before=before, until=until)
+    events = delete_runless_events(context.instance, before=before)
     values = 0
     while time.monotonic() < until:
-        some = process.run(
-            lambda: forget_op_outputs(process.studio.parts.database, before=before, most=OP_OUTPUTS_PER_PAGE)
-        )
+        some = database.run(lambda opened: forget_op_outputs(opened, before=before, most=OP_OUTPUTS_PER_PAGE))
         values += some
         if some < OP_OUTPUTS_PER_PAGE:
             break
@@ -66,8 +62,8 @@ def forget_old_runs(context: OpExecutionContext, config: RetentionConfig, studio
     context.add_output_metadata({"runs": runs, "figures": events, "op_outputs": values, "before": before.isoformat()})
 
 
-def forget_runs(instance: DagsterInstance, *, before: datetime, until: float) -> int:
-    """Delete finished runs created before then, oldest first, with their events; stops at `until` (monotonic)."""
+def delete_runs(instance: DagsterInstance, *, before: datetime, until: float) -> int:
+    """Delete finished runs created before then, oldest first, with their events. Stops at `until` (monotonic)."""
     deleted = 0
     while time.monotonic() < until:
         page = instance.get_run_records(
@@ -81,21 +77,21 @@ def forget_runs(instance: DagsterInstance, *, before: datetime, until: float) ->
     return deleted
 
 
-def forget_runless(instance: DagsterInstance, *, before: datetime) -> int:
-    """Delete what no run holds: figures of the queue, and check results; returns how many rows."""
+def delete_runless_events(instance: DagsterInstance, *, before: datetime) -> int:
+    """Delete events without a run: figures of the queue, and check results. Return the number of rows."""
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         return 0
     events, results = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
     naive = before.replace(tzinfo=None)
     with storage.index_connection() as connection:
-        gone = connection.execute(
+        deleted = connection.execute(
             sqlalchemy.delete(SqlEventLogStorageTable).where(events.run_id == "", events.timestamp < naive)
         ).rowcount
-        gone += connection.execute(
+        deleted += connection.execute(
             sqlalchemy.delete(AssetCheckExecutionsTable).where(results.create_timestamp < naive)
         ).rowcount
-    return gone
+    return deleted
 
 
 @job(description="Deletes runs, their events and op outputs that are older than QUEL_KEEP_RUNS_DAYS.")
@@ -104,7 +100,7 @@ def retention_job() -> None:
 
 
 def retention_schedule(keep_days: int | None) -> ScheduleDefinition:
-    """Nightly; on when a number of days is set."""
+    """Return the nightly schedule; on when a number of days is set."""
     return ScheduleDefinition(
         name="nightly_retention",
         job=retention_job,

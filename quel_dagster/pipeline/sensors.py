@@ -1,7 +1,7 @@
-"""The queue sensor: an id pushed onto `jobs:queue` becomes one run."""
+"""The queue sensor: launch one run for each id pushed onto `jobs:queue` or `jobs:again`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from dagster import (
@@ -14,24 +14,27 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from dagster._core.storage.tags import RUN_KEY_TAG
 from redis import RedisError
 
-from quel_dagster.adapters.queue import Delivery, JobQueue, unreachable
+from quel_dagster.adapters.intake import Pauser, intake_paused
+from quel_dagster.adapters.queue import AGAIN, QUEUE, JobQueue
+from quel_dagster.adapters.queue_entries import Delivery
+from quel_dagster.adapters.redis_connection import unreachable
 from quel_dagster.pipeline.assets import image_job, run_config
 from quel_dagster.pipeline.fairness import LOOK_AHEAD, Bounds, Lanes, Load, next_ids, priority_tags
-from quel_dagster.pipeline.metadata import run_tags
-from quel_dagster.pipeline.resources import QueueResource, StudioResource
-from quel_dagster.pipeline.tags import LAUNCH_TAG
+from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
+from quel_dagster.pipeline.run_tags import run_tags
+from quel_dagster.platform.internals import RUN_KEY_TAG
+from quel_dagster.platform.tags import LAUNCH_TAG
 from quel_dagster.settings import Settings
 
-#: A tick blocks on Redis this long; the daemon starts the next one as soon as it ends.
+#: Seconds that a tick blocks on Redis; the daemon starts the next tick as soon as it ends.
 WAIT_SECONDS = 5.0
-#: Runs that one tick asks for: what is above stays in Redis. The daemon makes them one after the other, in the tick,
-#: which takes well below a second so; a burst of 20 ids takes two.
+#: Maximum of runs that one tick requests; more ids stay in Redis. The daemon creates them one after the other within
+#: the tick, which stays well below a second with this number; a burst of 20 ids takes two ticks.
 RUNS_PER_TICK = 12
-#: An id may be pushed a moment before its row is committed; this many looks, one a tick, then it is dead.
-LOOKS_FOR_A_ROW = 3
+#: An id may be pushed a moment before its row is committed: after this many checks, one per tick, it is dead.
+ROW_CHECKS = 3
 NOT_A_UUID = "not a UUID"
 NO_SUCH_ROW = "no such row in quel_production_jobs"
 NOTHING_WAITS = "No job id is waiting in jobs:queue."
@@ -43,22 +46,31 @@ _lanes = Lanes()
     job=image_job,
     minimum_interval_seconds=1,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Waits on the Redis list jobs:queue and launches one run per job id.",
+    description="Waits on the Redis lists jobs:again and jobs:queue and launches one run per job id.",
 )
 def jobs_queue_sensor(
-    context: SensorEvaluationContext, queue: QueueResource, studio: StudioResource
+    context: SensorEvaluationContext, queue: QueueResource, database: DatabaseResource
 ) -> SensorResult | SkipReason:
-    """Claims ids into `jobs:processing`, asks for their runs, and takes an entry away once its run exists.
+    """Claim ids into `jobs:processing`, request their runs, and remove an entry once its run exists.
 
-    A repeated tick finds the same entries with the same run keys, so Dagster starts nothing twice.
+    A repeated tick finds the same entries with the same run keys, so Dagster starts no run twice.
     """
     job_queue = queue.open()
     try:
+        for entry in job_queue.dead_letter_long_entries(NOT_A_UUID):
+            context.log.warning(f"{entry} went to jobs:dead: {NOT_A_UUID}")
         finish_launched(job_queue, context.instance)
-        bounds = Bounds.of(Settings.read())
+        pause = intake_paused(job_queue.client)
+        if pause is not None and pause.pauser is Pauser.OPERATOR:
+            return SkipReason(str(pause))
+        settings = Settings.of_process()
+        bounds = Bounds.of(settings)
         load = Load.of(context.instance, bounds)
-        claim_next(job_queue, studio, load, bounds)
-        return requests(context, job_queue, studio)
+        if pause is not None:  # one run waits in Dagster's queue: the daemon starts it as a probe of Gemini
+            load = load.with_room_for_one()
+        claim_next(job_queue, database, load, bounds, older_worker=settings.older_worker)
+        result = requests(context, job_queue, database)
+        return SkipReason(str(pause)) if pause is not None and isinstance(result, SkipReason) else result
     except RedisError as error:
         raise unreachable(error) from None
     finally:
@@ -66,7 +78,7 @@ def jobs_queue_sensor(
 
 
 def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
-    """Take away the entries whose run exists in Dagster's storage."""
+    """Remove the entries that have a run in Dagster's storage."""
     deliveries = [delivery for delivery in queue.deliveries() if delivery.job_id]
     if not deliveries:
         return
@@ -75,74 +87,96 @@ def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
     queue.finish([delivery for delivery in deliveries if delivery.run_key in launched])
 
 
-def claim_next(queue: JobQueue, studio: StudioResource, load: Load, bounds: Bounds) -> None:
-    """Claim what may become a run now; wait for an id if there is none at all."""
+def claim_next(queue: JobQueue, database: DatabaseResource, load: Load, bounds: Bounds, *, older_worker: bool) -> None:
+    """Claim the ids that may become runs now; wait for an id if there is none.
+
+    `jobs:again` comes first: its jobs were begun, or have waited before.
+
+    Args:
+        older_worker: the older worker reads `jobs:queue` too, and ids of its kinds stay there for it (domain.md §1).
+    """
     claimed = len(queue.deliveries())
     room = min(load.room, RUNS_PER_TICK) - claimed
-    if room > 0 and not queue.depths()["queue"]:
-        # What is claimed already is not held up by an empty queue.
-        room -= queue.claim(wait_seconds=0 if claimed else WAIT_SECONDS, limit=1)
-    if room > 0 and (waiting := queue.peek(LOOK_AHEAD)):
-        lanes = _lanes.of(waiting, studio.describe_jobs)
-        queue.take(next_ids(lanes, load, room=room, of_one_member=bounds.queued_of_one_member))
+    if room <= 0:
+        return
+    # An empty queue must not delay entries that are claimed already.
+    if not claimed:
+        queue.wait(WAIT_SECONDS, left_alone=_lanes.foreign if older_worker else ())
+    again, waiting = queue.peek(LOOK_AHEAD, source=AGAIN), queue.peek(LOOK_AHEAD + len(_lanes.foreign))
+    lanes = _lanes.of([*again, *waiting], database.describe_jobs)
+    left_alone = _lanes.of_older_worker if older_worker else frozenset()
+    for source, entries in ((AGAIN, again), (QUEUE, waiting)):
+        here = {raw: lanes[raw] for raw in dict.fromkeys(entries) if raw in lanes}
+        if source == QUEUE:
+            here = {raw: lane for raw, lane in here.items() if raw not in left_alone}
+        chosen = next_ids(here, load, room=room, of_one_member=bounds.queued_of_one_member)
+        queue.take(chosen, sources=[source])
+        room -= len(chosen)
+        load = load.with_queued(here[raw] for raw in chosen)
 
 
-def requests(context: SensorEvaluationContext, queue: JobQueue, studio: StudioResource) -> SensorResult | SkipReason:
-    """One run request per entry whose row exists; what can never run goes to `jobs:dead`.
+def requests(
+    context: SensorEvaluationContext, queue: JobQueue, database: DatabaseResource
+) -> SensorResult | SkipReason:
+    """Return one run request per entry that has a row; move what can never run to `jobs:dead`.
 
-    Dagster shows a reason for skipped ticks alone. The cursor, which nothing is read from, stands beside every tick
-    and on top of the sensor's page: it says what the last tick that did something did.
+    Dagster shows a reason only for skipped ticks. The cursor, which is never read back, is shown beside every tick
+    and at the top of the sensor's page: it holds the result of the last tick that did something.
     """
-    settings = Settings.read()
+    settings = Settings.of_process()
     deliveries = queue.deliveries()[:RUNS_PER_TICK]
-    described = studio.describe_jobs([delivery.job_id for delivery in deliveries if delivery.job_id])
-    asked: list[RunRequest] = []
+    described = database.describe_jobs([delivery.job_id for delivery in deliveries if delivery.job_id])
+    run_requests: list[RunRequest] = []
     did = Counter[str]()
-    said: list[str] = []
+    messages: list[str] = []
     for delivery in deliveries:
         if delivery.job_id is None:
-            said.append(_bury(context, queue, delivery, NOT_A_UUID))
+            messages.append(_dead_letter(context, queue, delivery, NOT_A_UUID))
             did[f"to jobs:dead: {NOT_A_UUID}"] += delivery.copies
-        elif delivery.job_id in described:
-            asked.append(
+        elif (job := described.get(delivery.job_id)) and job.foreign_kind:
+            messages.append(_dead_letter(context, queue, delivery, job.foreign_kind.reason))
+            did[f"to jobs:dead: {job.foreign_kind.reason}"] += 1
+        elif job:
+            run_requests.append(
                 RunRequest(
                     run_key=delivery.run_key,
                     run_config=run_config(delivery.job_id),
-                    tags={
-                        **run_tags(described[delivery.job_id]),
-                        **priority_tags(described[delivery.job_id], settings),
-                        LAUNCH_TAG: "queue",
-                    },
+                    tags={**run_tags(job), **priority_tags(job, settings), LAUNCH_TAG: "queue"},
                 )
             )
             did["launched"] += 1
             context.log.info(f"Received new job: {delivery.job_id}")
             if delivery.copies > 1:
                 did["duplicate"] += delivery.copies - 1
-                said.append(f"{delivery.job_id} was pushed {delivery.copies} times; one run")
-        elif (looks := queue.missed(delivery)) >= LOOKS_FOR_A_ROW:
-            said.append(_bury(context, queue, delivery, NO_SUCH_ROW))
+                messages.append(f"{delivery.job_id} was pushed {delivery.copies} times; one run")
+        elif (misses := queue.missed(delivery)) >= ROW_CHECKS:
+            messages.append(_dead_letter(context, queue, delivery, NO_SUCH_ROW))
             did[f"to jobs:dead: {NO_SUCH_ROW}"] += 1
         else:
             did["without a row yet"] += 1
-            said.append(f"{delivery.job_id} has no row yet (look {looks} of {LOOKS_FOR_A_ROW})")
-    for line in said:
+            messages.append(f"{delivery.job_id} has no row yet (check {misses} of {ROW_CHECKS})")
+    for line in messages:
         context.log.warning(line)
     if did:
-        summary = summed_up(did)
+        summary = summary_of(did)
         context.log.info(summary)
         context.update_cursor(f"{datetime.now(UTC):%H:%M:%S} {summary}")
-    if asked:
-        return SensorResult(run_requests=asked)
-    held_back = queue.depths()["queue"]
-    return SkipReason(
-        _sentence(said)
-        or (f"{held_back} ids wait in jobs:queue: enough runs wait already." if held_back else NOTHING_WAITS)
-    )
+    if run_requests:
+        return SensorResult(run_requests=run_requests)
+    return SkipReason("; ".join(messages) or _skip_reason(queue, older_worker=settings.older_worker))
 
 
-def summed_up(did: Mapping[str, int]) -> str:
-    """`launched 3, 1 duplicate, 1 to jobs:dead: not a UUID`."""
+def _skip_reason(queue: JobQueue, *, older_worker: bool) -> str:
+    depths = queue.depths()
+    foreign = len(_lanes.foreign) if older_worker else 0
+    held_back = depths["again"] + depths["queue"] - foreign
+    if held_back > 0:
+        return f"{held_back} ids wait in jobs:queue: the limit of queued runs is reached."
+    return f"{foreign} ids in jobs:queue are left for the older worker." if foreign else NOTHING_WAITS
+
+
+def summary_of(did: Mapping[str, int]) -> str:
+    """Return a summary such as `launched 3, 1 duplicate, 1 to jobs:dead: not a UUID`."""
     launched = did.get("launched", 0)
     rest = [
         f"{count} {what}{'s' * (what == 'duplicate' and count > 1)}"
@@ -152,10 +186,6 @@ def summed_up(did: Mapping[str, int]) -> str:
     return ", ".join([f"launched {launched}", *rest])
 
 
-def _bury(context: SensorEvaluationContext, queue: JobQueue, delivery: Delivery, reason: str) -> str:
-    queue.bury(delivery, reason)
+def _dead_letter(context: SensorEvaluationContext, queue: JobQueue, delivery: Delivery, reason: str) -> str:
+    queue.dead_letter(delivery, reason)
     return f"{delivery.job_id or delivery.describe()} went to jobs:dead: {reason}"
-
-
-def _sentence(lines: Sequence[str]) -> str:
-    return "; ".join(lines)

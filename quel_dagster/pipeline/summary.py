@@ -1,7 +1,7 @@
-"""How a day went, as an asset with a partition a day: jobs, pictures, credits, reasons, how long users waited.
+"""Daily summary as an asset with one partition per day: jobs, pictures, credits, reasons, waiting times.
 
-The schedule adds a day's partition when the day is over, so that an installation has the days that it has seen and none
-is missing. An earlier day is summed up by hand: *Materialize*, then *Add a partition* named like `2026-11-22`.
+The schedule adds a partition when its day is over, so that an installation has the days since its start and none is
+missing. Summarize an earlier day by hand: *Materialize*, then *Add a partition* named like `2026-11-22`.
 """
 
 import math
@@ -25,20 +25,23 @@ from dagster import (
 )
 
 from quel_dagster.adapters.database.figures import Group, Span, span
-from quel_dagster.pipeline import metadata
 from quel_dagster.pipeline.assets import PIPELINE_OWNER
+from quel_dagster.pipeline.metadata import entries
 from quel_dagster.pipeline.names import CREDITS_KEY, DAILY_SUMMARY, PRODUCTIONS_KEY
-from quel_dagster.pipeline.resources import StudioResource
+from quel_dagster.pipeline.resources import DatabaseResource
 
 DAYS_NAME = "summary_days"
 DAYS = DynamicPartitionsDefinition(name=DAYS_NAME)
-#: Days that are caught up with after a pause of the daemon.
+#: Maximum of days to catch up after a pause of the daemon.
 LONGEST_PAUSE_DAYS = 31
-#: Reasons that a table tells apart.
+#: Maximum of reasons in a table.
 REASONS = 30
 
 _PLACES = re.compile(r"^\d+ of \d+ pictures failed\. ")
-_WHERE = re.compile(r"^(?:[A-Za-z0-9_]+ #\d+(?:, | …)?)+: ")
+# possessive quantifiers: a digit can end a number or begin a name, and backtracking over that is exponential
+_WHERE = re.compile(r"^(?:[A-Za-z0-9_]++ #\d++(?:, | …)?+)++: ")
+#: between the reasons of two pictures; a remedy follows "; " too and stays with its reason
+_NEXT = re.compile(r"; (?=[A-Za-z0-9_]++ #\d)")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -50,19 +53,18 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
     group_name="reports",
     kinds={"report"},
     owners=[PIPELINE_OWNER],
-    description="The jobs written on one day (UTC) as they stand: how they ended, pictures, credits charged that day, "
-    "why pictures are missing, and how long users waited (p50 and p95). Materialize a day again to refresh it; an "
-    "earlier day by adding its partition, such as 2026-11-22.",
+    description="The jobs created on one day (UTC) by their current state: how they ended, pictures, credits charged "
+    "that day, why pictures are missing, and how long users waited (p50 and p95). Materialize a day again to refresh "
+    "it, or add the partition of an earlier day, such as 2026-11-22.",
 )
-def daily_summary(context: AssetExecutionContext, studio: StudioResource) -> MaterializeResult[None]:
-    begin = begin_of(context.partition_key)
-    process = studio.process
-    day = process.run(lambda: span(process.studio.parts.database, begin, begin + timedelta(days=1)))
+def daily_summary(context: AssetExecutionContext, database: DatabaseResource) -> MaterializeResult[None]:
+    begin = start_of_day(context.partition_key)
+    day = database.run(lambda opened: span(opened, begin, begin + timedelta(days=1)))
     return MaterializeResult(metadata=of_day(day))
 
 
-def begin_of(partition_key: str) -> datetime:
-    """When this day begins (UTC); raises Failure, in words, when it is none."""
+def start_of_day(partition_key: str) -> datetime:
+    """Return the start of this day (UTC). Raises Failure when it is not a day."""
     try:
         return datetime.combine(date.fromisoformat(partition_key), time(), UTC)
     except ValueError:
@@ -71,13 +73,13 @@ def begin_of(partition_key: str) -> datetime:
         ) from None
 
 
-def of_day(day: Span) -> metadata.Entries:
-    """What the summary of a day shows; the figures are its plots."""
+def of_day(day: Span) -> entries.Entries:
+    """Return the summary of a day; its figures feed the plots."""
     by_status = Counter[str]()
     for group in day.groups:
         by_status[group.status] += group.jobs
     waited = [seconds for group in day.groups for seconds in group.waited]
-    figures: metadata.Entries = {
+    figures: entries.Entries = {
         "jobs": sum(by_status.values()),
         "jobs_completed": by_status["completed"],
         "jobs_with_pictures_missing": sum(group.partial for group in day.groups),
@@ -87,15 +89,30 @@ def of_day(day: Span) -> metadata.Entries:
         "pictures": sum(group.pictures for group in day.groups),
         "pictures_missing": sum(group.failed for group in day.groups),
         "credits_charged": day.credits,
+        "gemini_usd": round(sum(usage.usd for usage in day.gemini), 4),
     }
+    if day.gemini:
+        figures["by_model"] = entries.table(
+            ("model", "pictures", "calls", "usd", "of_unknown_price"),
+            (
+                {
+                    "model": usage.model,
+                    "pictures": usage.pictures,
+                    "calls": usage.calls,
+                    "usd": round(usage.usd, 4),
+                    "of_unknown_price": usage.unpriced,
+                }
+                for usage in day.gemini
+            ),
+        )
     if waited:
         figures |= {"p50_seconds": percentile(waited, 50), "p95_seconds": percentile(waited, 95)}
-    figures["by_category"] = metadata.table(
+    figures["by_category"] = entries.table(
         ("category", "jobs", "completed", "failed", "pictures", "p50_s", "p95_s", "p50_at_work_s", "p95_at_work_s"),
         [_category(name, groups) for name, groups in sorted(_by_category(day.groups).items())],
     )
     if day.reasons:
-        figures["reasons"] = metadata.table(
+        figures["reasons"] = entries.table(
             ("jobs", "reason"),
             ({"jobs": jobs, "reason": why} for why, jobs in reasons(day.reasons).most_common(REASONS)),
         )
@@ -127,26 +144,26 @@ def _category(name: str, groups: Sequence[Group]) -> dict[str, str | int | float
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of them do not exceed."""
+    """Return the smallest value that at least `percent` percent of them do not exceed."""
     ordered = sorted(values)
     return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)], 2)
 
 
 def reasons(messages: Iterable[tuple[str, int]]) -> Counter[str]:
-    """Jobs by reason: which picture it was, ids and numbers do not make another reason."""
+    """Count jobs by reason. Slots, ids and numbers do not make different reasons."""
     found = Counter[str]()
     for message, jobs in messages:
-        for part in _PLACES.sub("", message).split("; "):
+        for part in _NEXT.split(_PLACES.sub("", message)):
             why = _NUMBER.sub("N", _ID.sub("ID", _WHERE.sub("", part))).strip()
             if why:
-                found[why[: metadata.CELL]] += jobs
+                found[why[: entries.CELL]] += jobs
     return found
 
 
 daily_summary_job = define_asset_job(
     "daily_summary_job",
     selection=AssetSelection.assets(DAILY_SUMMARY),
-    description="Sums up one day.",
+    description="Summarizes one day.",
 )
 
 
@@ -155,19 +172,19 @@ daily_summary_job = define_asset_job(
     job=daily_summary_job,
     cron_schedule="30 0 * * *",
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Sums up the day before, half an hour after its end (UTC), and the days that a pause has left out.",
+    description="Summarizes the previous day (UTC), half an hour after its end, and any days missed during a pause.",
 )
 def daily_summary_schedule(context: ScheduleEvaluationContext) -> Iterator[RunRequest]:
     known = context.instance.get_dynamic_partitions(DAYS_NAME)
     yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
-    days = [day.isoformat() for day in days_to_sum_up(known, yesterday)]
+    days = [day.isoformat() for day in days_to_summarize(known, yesterday)]
     context.instance.add_dynamic_partitions(DAYS_NAME, days)
     for day in days:
         yield RunRequest(run_key=day, partition_key=day)
 
 
-def days_to_sum_up(known: Sequence[str], yesterday: date) -> list[date]:
-    """Yesterday, and before it the days since the last one that is known."""
+def days_to_summarize(known: Sequence[str], yesterday: date) -> list[date]:
+    """Return yesterday and the days before it since the last known one."""
     before = [day for day in map(_day, known) if day is not None and day < yesterday]
     first = max(before) + timedelta(days=1) if before else yesterday
     first = max(first, yesterday - timedelta(days=LONGEST_PAUSE_DAYS - 1))

@@ -1,7 +1,7 @@
-"""`quel demo`: the main job, embedded, from an empty folder to pictures, charges and run pages, checked.
+"""Run and check the sample jobs for `quel demo`, from an empty folder to pictures, charges and run pages.
 
-Uses nothing of the outside: whatever the environment names, the demo brings its own PostgreSQL, Redis, object store
-and stand-in for Gemini, in a home of its own.
+The demo ignores the outside parts that the environment names: it starts its own PostgreSQL, Redis, object store and
+stand-in for Gemini, in its own home.
 """
 
 from __future__ import annotations
@@ -13,31 +13,33 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from dagster import DagsterInstance
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from quel_dagster.adapters.database.jobs import JobReport
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import open_store
+from quel_dagster.console.job_bars import job_bars
 from quel_dagster.errors import QuelError
-from quel_dagster.jobs.model import JobStatus
 from quel_dagster.pipeline.audit import Sources, audit
-from quel_dagster.pipeline.runs import runs_of
-from quel_dagster.sandbox.endpoints import Endpoints
-from quel_dagster.sandbox.gallery import write_contact_sheet, write_gallery
-from quel_dagster.sandbox.gallery_data import GalleryReader
-from quel_dagster.sandbox.samples import SampleJob, reference_pictures, sample_jobs
-from quel_dagster.sandbox.services import Stack
+from quel_dagster.pipeline.gallery.contact_sheet import write_contact_sheet
+from quel_dagster.pipeline.gallery.page import write_gallery
+from quel_dagster.pipeline.gallery.reader import GalleryReader
+from quel_dagster.platform.runs import runs_of
+from quel_dagster.sandbox.embedded import EmbeddedServers
+from quel_dagster.sandbox.samples import SAMPLE_JOBS, SampleJob, reference_pictures
 from quel_dagster.sandbox.web_app import FIRST_ATTACH_ID, WebApp
+from quel_dagster.services.endpoints import Endpoints
+from quel_dagster.services.stack import Stack
 from quel_dagster.settings import Settings
 
-#: A demo that has not ended by then hangs.
-PATIENCE_SECONDS = 240
+#: A demo that runs longer than this hangs.
+TIMEOUT_SECONDS = 240
 POLL_SECONDS = 0.1
 MEMBER_CREDIT = 1_000
 ORG_CREDIT = 2_000
@@ -53,7 +55,7 @@ class DemoJob:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo came to; `problems` is empty only if every job ended well and every row is as it should be."""
+    """The result of the demo; `problems` is empty only if every job and every check succeeded."""
 
     #: one per job: its row as `quel status` shows it, with the run's page
     jobs: list[dict[str, Any]]
@@ -61,13 +63,17 @@ class DemoResult:
 
 
 def run_demo(settings: Settings, *, output: Path, console: Console) -> DemoResult:
-    """Run the demo, telling on the console what happens; every process it started is stopped when this returns."""
+    """Run the demo and print its progress; every process it started has stopped when this returns."""
     home = settings.home.expanduser().absolute() / "demo"
     started = time.monotonic()
     if home.exists() and not (home / "up.lock").exists():
         raise QuelError(f"{home} is not a home of the demo; set QUEL_HOME to a folder of its own.")
     embedded = settings.embedded(home)
-    with Stack(embedded, echo=lambda line: console.print(f"  [dim]{line}[/dim]", highlight=False)) as stack:
+    with Stack(
+        embedded,
+        embedded=EmbeddedServers(),
+        echo=lambda line: console.print(f"  [dim]{line}[/dim]", highlight=False),
+    ) as stack:
         console.print(f"Services are up after {time.monotonic() - started:.1f} s: {stack.endpoints.webserver_url}")
         os.environ.update(stack.endpoints.environment())
         result = asyncio.run(_Demo(embedded, stack, output, console).run())
@@ -105,21 +111,17 @@ class _Demo:
         self._database = Database(self._endpoints.database_url)
         self._store = open_store(self._settings)
         self._queue = JobQueue(self._endpoints.redis_url)
-        self._web_app = WebApp(self._database, self._store, self._queue, self._price)
+        self._web_app = WebApp(self._database, self._store, self._price)
 
     async def run(self) -> DemoResult:
-        """Everything between start and stop of the services."""
+        """Run the jobs between start and stop of the services."""
         try:
-            await self._database.create_web_app_tables()
-            await self._database.ensure_schema()
-            await self._database.start_attach_ids_at(FIRST_ATTACH_ID)
+            await self._database.web_app.start_attach_ids_at(FIRST_ATTACH_ID)
             accounts = await self._web_app.open_accounts(member_credit=MEMBER_CREDIT, org_credit=ORG_CREDIT)
             attach_ids = await self._web_app.upload(reference_pictures())
-            jobs = [
-                DemoJob(sample, await self._web_app.insert(sample, attach_ids, accounts)) for sample in sample_jobs()
-            ]
+            jobs = [DemoJob(sample, await self._web_app.insert(sample, attach_ids, accounts)) for sample in SAMPLE_JOBS]
             self._console.print(f"{len(jobs)} jobs inserted, {len(attach_ids)} reference pictures uploaded; LPUSH")
-            self._web_app.push(*(job.job_id for job in jobs))
+            self._queue.push(*(job.job_id for job in jobs))
             reports = await self._watch(jobs)
             with DagsterInstance.get() as instance:
                 runs = {job_id: found[0].run_id for job_id, found in runs_of(instance, reports).items()}
@@ -128,7 +130,10 @@ class _Demo:
                 problems = [*_problems(jobs, reports, runs), *await self._audit(instance)]
             urls = {job_id: self._endpoints.run_url(run_id) for job_id, run_id in runs.items()}
             return DemoResult(
-                jobs=[{"label": job.sample.label, **reports[job.job_id], "run": urls.get(job.job_id)} for job in jobs],
+                jobs=[
+                    {"label": job.sample.label, **dict(reports[job.job_id]), "run": urls.get(job.job_id)}
+                    for job in jobs
+                ],
                 problems=problems,
             )
         finally:
@@ -137,7 +142,7 @@ class _Demo:
             await self._database.aclose()
 
     async def _audit(self, instance: DagsterInstance) -> list[str]:
-        """Look at every row, key and object that the jobs left."""
+        """Audit every row, key and object of the jobs."""
         sources = Sources(self._database, self._queue, self._store, instance)
         report = await audit(sources, price=self._price, grace_seconds=0)
         checked = sum(finding.checked for finding in report.findings)
@@ -147,76 +152,48 @@ class _Demo:
             *(f"{finding.code} was not checked: {finding.not_done}" for finding in report.findings if finding.not_done),
         ]
 
-    async def _watch(self, jobs: Sequence[DemoJob]) -> dict[UUID, dict[str, Any]]:
-        """Live progress until every job has ended."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        ids = [job.job_id for job in jobs]
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            console=self._console,
-        ) as progress:
-            bars: dict[UUID, TaskID] = {
-                job.job_id: progress.add_task(job.sample.label, total=job.sample.total_images, status="pending")
-                for job in jobs
-            }
+    async def _watch(self, jobs: Sequence[DemoJob]) -> dict[UUID, JobReport]:
+        """Show live progress until every job has ended."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        labels = {job.job_id: job.sample.label for job in jobs}
+        with job_bars(labels, self._console) as show:
             while True:
-                reports = await self._database.report(ids)
-                for job_id, bar in bars.items():
-                    report = reports[job_id]
-                    progress.update(bar, completed=report["completed_images"], status=report["status"])
-                    if JobStatus(report["status"]).ended:
-                        progress.stop_task(bar)
-                if all(JobStatus(report["status"]).ended for report in reports.values()):
+                reports = await self._database.jobs.report(list(labels))
+                show(reports)
+                if all(report.status.ended for report in reports.values()):
                     return reports
                 self._stack.check()
                 if time.monotonic() > deadline:
                     return reports
                 await asyncio.sleep(POLL_SECONDS)
 
-    def _print(
-        self, jobs: Sequence[DemoJob], reports: Mapping[UUID, Mapping[str, Any]], runs: Mapping[UUID, str]
-    ) -> None:
+    def _print(self, jobs: Sequence[DemoJob], reports: Mapping[UUID, JobReport], runs: Mapping[UUID, str]) -> None:
         table = Table(title="Jobs", title_justify="left")
-        for name, right in (
-            ("job", False),
-            ("type", False),
-            ("status", False),
-            ("pictures", True),
-            ("credits", True),
-            ("seconds", True),
-            ("run", False),
-        ):
-            table.add_column(
-                name, justify="right" if right else "left", overflow="fold", no_wrap=name not in {"job", "run"}
-            )
+        for name in ("job", "type", "status", ">pictures", ">credits", ">seconds", "run"):
+            side: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+            table.add_column(name.lstrip(">"), justify=side, overflow="fold", no_wrap=name not in {"job", "run"})
         for job in jobs:
             report = reports[job.job_id]
             run_id = runs.get(job.job_id)
             table.add_row(
                 f"{job.sample.label} [dim]({job.sample.production_path})[/dim]",
-                report["job_type"],
-                f"[green]{report['status']}[/green]"
-                if report["status"] == "completed"
-                else f"[red]{report['status']}[/red]",
-                f"{report['completed_images']}/{report['total_images']}",
-                str(report["credits"]),
-                "" if (seconds := _seconds(report)) is None else f"{seconds:.1f}",
+                report.job_type,
+                f"[green]{report.status}[/green]" if report.status == "completed" else f"[red]{report.status}[/red]",
+                f"{report.completed_images}/{report.total_images}",
+                str(report.credits),
+                "" if (seconds := report.seconds_at_work) is None else f"{seconds:.1f}",
                 self._link(run_id) if run_id else "[red]no run[/red]",
             )
         self._console.print(table)
 
     def _link(self, run_id: str) -> str:
-        """The run page, in full where there is room; else what a terminal lets people click."""
+        """Return the link to the run page, in full if the terminal is wide enough."""
         url = self._endpoints.run_url(run_id)
         roomy = self._console.width >= 140 or not self._console.is_terminal
         return f"[link={url}]{url if roomy else run_id[:8]}[/link]"
 
     async def _write(self, jobs: Sequence[DemoJob], runs: Mapping[UUID, str]) -> None:
-        """The gallery and the contact sheet."""
+        """Write the gallery and the contact sheet."""
         reader = GalleryReader(self._database, self._store)
         shown = [
             await reader.job(
@@ -232,24 +209,15 @@ class _Demo:
         await asyncio.to_thread(write_contact_sheet, self._output / "contact-sheet.png", pictures)
 
 
-def _seconds(report: Mapping[str, Any]) -> float | None:
-    """From entering processing to the end."""
-    if report["started_at"] is None or report["completed_at"] is None:
-        return None
-    return float((report["completed_at"] - report["started_at"]).total_seconds())
-
-
-def _problems(
-    jobs: Sequence[DemoJob], reports: Mapping[UUID, Mapping[str, Any]], runs: Mapping[UUID, str]
-) -> list[str]:
-    """What is not as a user expects of a demo; the books are the audit's."""
+def _problems(jobs: Sequence[DemoJob], reports: Mapping[UUID, JobReport], runs: Mapping[UUID, str]) -> list[str]:
+    """Return the problems that a user of the demo would see. The audit checks charges and rows."""
     problems = []
     for job in jobs:
         report = reports[job.job_id]
-        if report["status"] != "completed" or report["completed_images"] != job.sample.total_images:
+        if report.status != "completed" or report.completed_images != job.sample.total_images:
             problems.append(
-                f"{job.sample.label} ended {report['status']} with {report['completed_images']} of "
-                f"{job.sample.total_images} pictures: {report['error_message'] or 'no reason given'}"
+                f"{job.sample.label} ended {report.status} with {report.completed_images} of "
+                f"{job.sample.total_images} pictures: {report.error_message or 'no reason given'}"
             )
         if job.job_id not in runs:
             problems.append(f"{job.sample.label} has no run in Dagster.")

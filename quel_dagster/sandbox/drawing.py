@@ -1,10 +1,10 @@
-"""The pictures that the stand-in Gemini answers with: drawn so that a mistake in planning is seen at a glance.
+"""Draw the pictures of the stand-in Gemini, so that a mistake in planning is visible.
 
-A picture shows what the request held: the numbered reference pictures with the roles that the text gives them, the
+A picture shows the request: the numbered reference pictures with the roles that the text gives them, the
 aspect ratio as its own shape, and the key phrases of the text (kind of picture, camera, effect, first words of the
 user's prompt). The backdrop is the background reference, blurred, or a ground in the colours of the kind of scene.
 
-Cheap on purpose, some tens of milliseconds of CPU; the same request always gives the same picture.
+A picture takes some tens of milliseconds of CPU; the same request always gives the same picture.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import pylopdf_fonts_ko
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
-#: width × height in pixels of what Gemini makes of an aspect ratio
+#: size of Gemini's picture for an aspect ratio, width × height in pixels
 CANVAS_SIZES: Mapping[str, tuple[int, int]] = {
     "1:1": (1024, 1024),
     "16:9": (1344, 768),
@@ -33,12 +34,16 @@ CANVAS_SIZES: Mapping[str, tuple[int, int]] = {
     "5:4": (1152, 896),
     "4:5": (896, 1152),
     "21:9": (1536, 672),
+    "4:1": (2048, 512),
+    "1:4": (512, 2048),
+    "8:1": (2944, 368),
+    "1:8": (368, 2944),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PictureRequest:
-    """What a request to `generateContent` asks for, as far as a drawing shows it."""
+    """The fields of a request to `generateContent` that a drawing shows."""
 
     text: str
     #: encoded reference pictures, in order
@@ -46,7 +51,7 @@ class PictureRequest:
     aspect_ratio: str
 
 
-# --- the text, read back ---------------------------------------------------------------------------------
+# --- reading the text ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Phrases:
     effect: str
     #: the user's own words
     prompt: str
-    #: the user's own words about what must not be
+    #: the user's negative prompt
     negative: str
 
     @classmethod
@@ -91,7 +96,7 @@ class Phrases:
 
 
 def _clause(text: str) -> str:
-    """The first clause of a text."""
+    """Return the first clause of a text."""
     return re.split(r"[.;:,](?:\s|$)|\s[—–]\s", text.strip(), maxsplit=1)[0].strip()
 
 
@@ -100,7 +105,7 @@ def _clause(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """How the picture looks where no background reference says so."""
+    """The colours of a picture without a background reference."""
 
     #: words of the opening that call for it
     words: tuple[str, ...]
@@ -129,7 +134,7 @@ _INK, _PAPER = "#17181c", "#ffffff"
 
 
 def draw(request: PictureRequest) -> bytes:
-    """The picture for a request, as PNG."""
+    """Draw the picture for a request, as PNG."""
     phrases = Phrases.of(request.text)
     thumbnails = [_thumbnail(picture) for picture in request.references]
     ground = _ground_for(phrases)
@@ -169,7 +174,7 @@ def _gradient(size: tuple[int, int], ground: Ground) -> Image.Image:
 
 
 def _header(pen: ImageDraw.ImageDraw, request: PictureRequest, phrases: Phrases, margin: int) -> int:
-    """Kind of picture and camera at the top left, aspect ratio at the top right; returns the lower edge."""
+    """Draw kind and camera at the top left, aspect ratio at the top right; return the lower edge."""
     width, height = CANVAS_SIZES.get(request.aspect_ratio, CANVAS_SIZES["1:1"])
     unit = min(width, height) / 100
     ratio = f"{request.aspect_ratio}  ·  {width} x {height}"
@@ -188,7 +193,7 @@ def _header(pen: ImageDraw.ImageDraw, request: PictureRequest, phrases: Phrases,
 
 
 def _footer(pen: ImageDraw.ImageDraw, phrases: Phrases, ground: Ground, size: tuple[int, int], margin: int) -> int:
-    """The user's words over the lower edge; returns the upper edge of their panel."""
+    """Draw the user's words over the lower edge; return the upper edge of their panel."""
     width, height = size
     unit = min(width, height) / 100
     font, small = _font(3.7 * unit, phrases.prompt), _font(2.8 * unit, phrases.negative)
@@ -213,7 +218,7 @@ def _cards(  # noqa: PLR0917  what to draw, with what, and where
     ground: Ground,
     box: tuple[int, int, int, int],
 ) -> None:
-    """The references as numbered cards, as large as the box allows."""
+    """Draw the references as numbered cards, as large as the box allows."""
     left, top, right, bottom = box
     unit = min(canvas.size) / 100
     count = len(thumbnails)
@@ -258,7 +263,7 @@ def _pill(  # noqa: PLR0917  a place, a text and its looks
     *,
     right: bool = False,
 ) -> float:
-    """A label on a rounded ground; `corner` is its upper left or upper right one. Returns its left edge."""
+    """Draw a label on a rounded ground; `corner` is its upper left or upper right one. Return its left edge."""
     height, pad = font.size * 1.55, font.size * 0.6
     width = font.getlength(text) + 2 * pad
     x, y = (corner[0] - width if right else corner[0]), corner[1]
@@ -269,9 +274,8 @@ def _pill(  # noqa: PLR0917  a place, a text and its looks
 
 # --- letters ---------------------------------------------------------------------------------------------
 
-#: Pillow's own font has ASCII and these; the wide ones are tried in this order for anything else, such as Korean
+#: Pillow's own font has ASCII and these; anything else, such as Korean, is set in Noto Sans KR
 _OWN_LETTERS = "·–“”‘’…°"
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NanumGothic.ttf", "AppleSDGothicNeo.ttc", "malgun.ttf", "DejaVuSans.ttf")
 
 
 def _font(size: float, text: str = "") -> ImageFont.FreeTypeFont:
@@ -279,19 +283,16 @@ def _font(size: float, text: str = "") -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(64)
-def _sized_font(size: int, wide: bool) -> ImageFont.FreeTypeFont:
-    for name in _WIDE_FONTS if wide else ():
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
+def _sized_font(size: int, korean: bool) -> ImageFont.FreeTypeFont:
+    if korean:
+        return ImageFont.truetype(pylopdf_fonts_ko.sans_path(), size)
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)  # noqa: S101  Pillow is built with FreeType
     return font
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """`text` on one line no wider than `room`."""
+    """Return `text` cut to one line no wider than `room` pixels."""
     text = " ".join(text[:300].split(" ")).replace("\n", " ")
     if font.getlength(text) <= room:
         return text
@@ -301,7 +302,7 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: float, *, most: int) -> list[str]:
-    """`text` in at most `most` lines no wider than `room`."""
+    """Return `text` in at most `most` lines no wider than `room` pixels."""
     words = text[:600].split()
     lines: list[str] = []
     while words and len(lines) < most:
@@ -324,7 +325,7 @@ _thumbnails_lock = threading.Lock()
 
 
 def _thumbnail(data: bytes) -> Image.Image | None:
-    """A small version of an encoded picture, None if it is none. Requests repeat their references: it is kept."""
+    """Return a small version of an encoded picture, None if it is not one. Cached: requests repeat references."""
     digest = hashlib.blake2b(data, digest_size=16).digest()
     with _thumbnails_lock:
         if digest in _thumbnails:
@@ -350,7 +351,7 @@ def _decoded(data: bytes) -> Image.Image | None:
 
 @lru_cache(1)
 def _unreadable() -> Image.Image:
-    """Stands where a reference does not decode: a crossed field."""
+    """Draw a crossed field in place of a reference that does not decode."""
     field = Image.new("RGB", (240, 240), "#f3d6d6")
     pen = ImageDraw.Draw(field)
     pen.line([(0, 0), (240, 240)], fill="#c0392b", width=8)

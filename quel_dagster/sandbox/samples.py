@@ -5,16 +5,14 @@ Ten jobs over all five categories and all four job types, thirty pictures in all
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 from uuid import UUID
 
 from quel_dagster.jobs.model import Category, JobType
-from quel_dagster.sandbox.illustrations import illustrate
 
 Payer = Literal["organization", "member"]
 #: attachId in the input of a job, by the name of a reference picture
@@ -23,7 +21,7 @@ AttachIds = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class ReferencePicture:
-    """A picture as a user uploaded it."""
+    """An uploaded picture."""
 
     name: str
     #: the type that jobs give it, one of domain.md §5
@@ -35,7 +33,7 @@ class ReferencePicture:
 
     @property
     def key(self) -> str:
-        """Where the object store holds it (domain.md §5)."""
+        """Return its storage key (domain.md §5)."""
         return f"uploads/{self.file_name}"
 
 
@@ -52,7 +50,7 @@ class SampleJob:
     _input: Callable[[_Upload], dict[str, Any]]
 
     def input_data(self, attach_ids: AttachIds, user_id: UUID) -> dict[str, Any]:
-        """`job_input_data`, JSON exactly as a browser sends it (domain.md §4).
+        """Return `job_input_data`, JSON exactly as a browser sends it (domain.md §4).
 
         Args:
             attach_ids: the attach id of each of `reference_pictures()`, by name.
@@ -68,7 +66,7 @@ class SampleJob:
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
-    """How a browser names uploaded pictures: ids have become floats on the way."""
+    """Return references as a browser writes them, with ids as floats."""
 
     attach_ids: AttachIds
 
@@ -76,70 +74,58 @@ class _Upload:
         return float(self.attach_ids[name])
 
     def all(self, *names: str) -> list[dict[str, Any]]:
-        return [{"attachId": self.id(name), "type": _REFERENCES[name][0]} for name in names]
+        return [{"attachId": self.id(name), "type": _REFERENCES[name]} for name in names]
 
 
-#: name → type, file format
-_REFERENCES: Mapping[str, tuple[str, Literal["JPEG", "PNG", "WEBP"]]] = {
-    "model": ("model", "JPEG"),
-    "top": ("top", "PNG"),
-    "pants": ("pants", "WEBP"),
-    "outer": ("outer", "JPEG"),
-    "shoes": ("shoes", "PNG"),
-    "bag": ("bag", "WEBP"),
-    "street": ("background", "JPEG"),
-    "beauty_model": ("model", "JPEG"),
-    "lipstick": ("lipstick", "PNG"),
-    "cream": ("cream", "WEBP"),
-    "serum": ("bottle", "JPEG"),
-    "marble": ("bg", "JPEG"),
-    "dish": ("dish", "JPEG"),
-    "ingredient": ("ingredient", "PNG"),
-    "garnish": ("garnish", "WEBP"),
-    "table": ("background", "JPEG"),
-    "actor_woman": ("actor", "JPEG"),
-    "actor_man": ("face", "WEBP"),
-    "lantern": ("prop", "JPEG"),
-    "harbour": ("bg", "JPEG"),
-    "fox": ("character", "PNG"),
-    "robot": ("character", "JPEG"),
-    "umbrella": ("prop", "WEBP"),
-    "meadow": ("background", "JPEG"),
-}
-_SAVING: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "JPEG": ("jpg", {"quality": 90}),
-    "PNG": ("png", {"compress_level": 1}),
-    "WEBP": ("webp", {"quality": 88, "method": 0}),
+#: name → type
+_REFERENCES: Mapping[str, str] = {
+    "model": "model",
+    "top": "top",
+    "pants": "pants",
+    "outer": "outer",
+    "shoes": "shoes",
+    "bag": "bag",
+    "street": "background",
+    "beauty_model": "model",
+    "lipstick": "lipstick",
+    "cream": "cream",
+    "serum": "bottle",
+    "marble": "bg",
+    "dish": "dish",
+    "ingredient": "ingredient",
+    "garnish": "garnish",
+    "table": "background",
+    "actor_woman": "actor",
+    "actor_man": "face",
+    "lantern": "prop",
+    "harbour": "bg",
+    "fox": "character",
+    "robot": "character",
+    "umbrella": "prop",
+    "meadow": "background",
 }
 
 
 @cache
 def reference_pictures() -> Mapping[str, ReferencePicture]:
-    """Every picture that the sample jobs refer to, by name, in a fixed order; drawn once per process."""
-    with ThreadPoolExecutor(4) as threads:
-        return {picture.name: picture for picture in threads.map(_reference_picture, _REFERENCES)}
+    """Return every picture that the sample jobs refer to, by name, in a fixed order; read once per process."""
+    return {name: _reference_picture(name) for name in _REFERENCES}
 
 
 def _reference_picture(name: str) -> ReferencePicture:
-    kind, file_format = _REFERENCES[name]
-    ending, options = _SAVING[file_format]
-    out = io.BytesIO()
-    illustrate(name).save(out, file_format, **options)
+    stem, folder = f"upload-{name.replace('_', '-')}", files("quel_dagster.sandbox") / "pictures"
+    (file,) = (path for path in folder.iterdir() if path.name.partition(".")[0] == stem)
+    ending = file.name.rpartition(".")[2]
     return ReferencePicture(
         name=name,
-        type=kind,
-        file_name=f"upload-{name.replace('_', '-')}.{ending}",
-        mime_type=f"image/{file_format.lower()}",
-        data=out.getvalue(),
+        type=_REFERENCES[name],
+        file_name=file.name,
+        mime_type=f"image/{'jpeg' if ending == 'jpg' else ending}",
+        data=file.read_bytes(),
     )
 
 
 # --- the jobs --------------------------------------------------------------------------------------------
-
-
-def sample_jobs(categories: Collection[Category] = tuple(Category)) -> list[SampleJob]:
-    """The sample jobs of some categories, fashion first."""
-    return [job for job in _JOBS if job.production_path in categories]
 
 
 def _lookbook(upload: _Upload) -> dict[str, Any]:
@@ -318,7 +304,7 @@ def _comic(upload: _Upload) -> dict[str, Any]:
     }
 
 
-_JOBS = (
+SAMPLE_JOBS = (
     SampleJob("Autumn lookbook", JobType.SINGLE_BATCH, Category.FASHION, 4, "organization", _lookbook),
     SampleJob("Two stages", JobType.PIPELINE_STAGE, Category.FASHION, 4, "member", _two_stages),
     SampleJob("Sneakers and bag", JobType.SIMPLE_GENERAL, Category.FASHION, 2, "organization", _accessories),

@@ -1,4 +1,4 @@
-"""What the Quel web app does when a user presses Generate: rows, uploaded pictures, one push."""
+"""Imitate the Quel web app when a user presses Generate: insert rows, upload pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from uuid import UUID
 
 from quel_dagster.adapters.database.records import NewJob
 from quel_dagster.adapters.database.store import Database
-from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import ObjectStore
 from quel_dagster.sandbox.samples import ReferencePicture, SampleJob
 
@@ -19,7 +18,7 @@ SANDBOX_EMAIL = "sandbox@localhost"
 
 @dataclass(frozen=True)
 class Accounts:
-    """Who pays in the sandbox."""
+    """The payer of sample jobs."""
 
     member_id: UUID
     org_id: UUID
@@ -27,28 +26,29 @@ class Accounts:
 
 @dataclass(frozen=True)
 class WebApp:
-    """Acts on the tables, the object store and the queue as the web app does."""
+    """Writes to the tables and the object store as the web app does."""
 
     database: Database
     store: ObjectStore
-    queue: JobQueue
     #: credits per picture
     price: int
 
     async def open_accounts(self, *, member_credit: int, org_credit: int) -> Accounts:
-        """A member, and an organization that they own."""
-        member_id = await self.database.insert_member(
+        """Insert a member, and an organization that they own."""
+        member_id = await self.database.web_app.insert_member(
             email="mina@atelier-nord.example", name="Mina Han", credit=member_credit
         )
-        org_id = await self.database.insert_organization(name="Atelier Nord", credit=org_credit, owner_id=member_id)
+        org_id = await self.database.web_app.insert_organization(
+            name="Atelier Nord", credit=org_credit, owner_id=member_id
+        )
         return Accounts(member_id, org_id)
 
     async def upload(self, pictures: Mapping[str, ReferencePicture]) -> dict[str, int]:
-        """Store reference pictures as users do; returns the attach id of each name."""
+        """Store reference pictures as users do; return the attach id of each name."""
         attach_ids: dict[str, int] = {}
         for name, picture in pictures.items():
             await self.store.put(picture.key, picture.data, content_type=picture.mime_type)
-            attach_ids[name] = await self.database.insert_attach(
+            attach_ids[name] = await self.database.web_app.insert_attach(
                 name=picture.file_name,
                 path=picture.file_name,
                 size=len(picture.data),
@@ -58,9 +58,9 @@ class WebApp:
         return attach_ids
 
     async def insert(self, sample: SampleJob, attach_ids: Mapping[str, int], accounts: Accounts) -> UUID:
-        """The rows of a sample job; returns its id."""
+        """Insert the rows of a sample job; return its id."""
         input_data = sample.input_data(attach_ids, accounts.member_id)
-        job_id, _ = await self.database.insert_job(
+        job_id, _ = await self.database.web_app.insert_job(
             NewJob(
                 job_type=sample.job_type.value,
                 total_images=sample.total_images,
@@ -75,13 +75,9 @@ class WebApp:
         )
         return job_id
 
-    def push(self, *job_ids: UUID) -> None:
-        """LPUSH the ids onto `jobs:queue` (domain.md §1)."""
-        self.queue.push(*job_ids)
-
 
 async def sandbox_member(database: Database) -> UUID:
-    """The member of an embedded database who pays when nobody is named; opened with 10,000 credits at first."""
-    return await database.member_by_email(SANDBOX_EMAIL) or await database.insert_member(
+    """Return the default payer of an embedded database; created with 10,000 credits on first use."""
+    return await database.web_app.member_by_email(SANDBOX_EMAIL) or await database.web_app.insert_member(
         email=SANDBOX_EMAIL, name="Sandbox", credit=10_000
     )

@@ -1,1 +1,1 @@
-"""What operators see: headless Chromium against a real `quel up`, with a screenshot of every scene."""
+"""The operators' view: headless Chromium against a real `quel up`; with --tour it takes a screenshot of every scene."""

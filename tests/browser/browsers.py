@@ -17,7 +17,7 @@ INSTALL_SECONDS = 300
 
 
 class NoBrowserError(Exception):
-    """No browser can be had here; the message says what was tried."""
+    """No browser is available here; the message names the attempts."""
 
 
 async def start_browser(playwright: Playwright) -> Browser:
@@ -58,7 +58,7 @@ async def _candidates(playwright: Playwright, tried: list[str]) -> AsyncIterator
 
 
 async def _run(command: list[str], more: dict[str, str] | None = None) -> str | None:
-    """None when it went well; else what to say of it."""
+    """Return None on success, else the error message."""
     what = " ".join(command[-3:] if "playwright" in command else command)
     process = await asyncio.create_subprocess_exec(
         *command,

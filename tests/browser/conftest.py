@@ -1,4 +1,4 @@
-"""A `quel up` in a process of its own, a browser, and the web app that pushes jobs."""
+"""A separate `quel up` process, a browser, and the web app that pushes jobs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,16 +26,16 @@ from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from quel_dagster.adapters.database.records import NewJob
 from quel_dagster.adapters.database.store import Database
-from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import open_store
 from quel_dagster.pipeline.summary import DAYS_NAME
-from quel_dagster.sandbox.endpoints import Endpoints, running_endpoints
-from quel_dagster.sandbox.gemini_server import Rule
+from quel_dagster.sandbox.gemini_state import Rule
 from quel_dagster.sandbox.samples import reference_pictures
-from quel_dagster.sandbox.services import LOCATION
 from quel_dagster.sandbox.web_app import FIRST_ATTACH_ID, Accounts, WebApp
+from quel_dagster.services.dagster_home import LOCATION
+from quel_dagster.services.endpoints import Endpoints, running_endpoints
 from quel_dagster.settings import Settings
 from tests.browser.browsers import NoBrowserError, start_browser
+from tests.integration.conftest import eventually
 
 #: Hang guards, in seconds: what is awaited comes within a few on a quiet machine.
 START, HANG = 180.0, 90.0
@@ -46,7 +47,7 @@ RESTLESS_MS = 5_000
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Known when this folder is named on the command line, as `make tour` does."""
-    parser.addoption("--tour", type=Path, help="folder for the screenshots; by default each test's own")
+    parser.addoption("--tour", type=Path, help="folder for the screenshots; without it none are taken")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Installation:
         more: dict[str, Any] | None = None,
     ) -> UUID:
         """The rows of a fashion job, some pictures for each camera; nothing is pushed."""
-        job_id, _ = await self.web_app.database.insert_job(
+        job_id, _ = await self.web_app.database.web_app.insert_job(
             NewJob(
                 job_type="single_batch",
                 total_images=quantity * len(cameras),
@@ -95,7 +96,7 @@ class Installation:
         return job_id
 
     def push(self, *values: object) -> None:
-        """One LPUSH of all of them, whatever they are."""
+        """Push all of them with one LPUSH."""
         with redis.Redis.from_url(self.endpoints.redis_url) as client:
             client.lpush("jobs:queue", *map(str, values))
 
@@ -169,13 +170,32 @@ class Installation:
                 assert status not in {"FAILURE", "CANCELED"}, f"the summary of {day} ended {status}"
                 await asyncio.sleep(0.2)
 
+    async def has_tag(self, run_id: str, tag: str) -> None:
+        """Return when the run has this tag."""
+        query = "query($r: ID!) {runOrError(runId: $r) {... on Run {tags {key}}}}"
+
+        async def tagged() -> bool:
+            return {"key": tag} in (await self.graphql(query, r=run_id))["runOrError"]["tags"]
+
+        await eventually(tagged, seconds=HANG, pause=0.2)
+
+    async def succeeded(self, job_name: str) -> None:
+        """Return when a run of this Dagster job has succeeded."""
+        query = "query($f: RunsFilter) {runsOrError(filter: $f) {... on Runs {results {runId}}}}"
+
+        async def done() -> bool:
+            data = await self.graphql(query, f={"pipelineName": job_name, "statuses": ["SUCCESS"]})
+            return bool(data["runsOrError"]["results"])
+
+        await eventually(done, seconds=HANG, pause=0.2)
+
     async def queued(self) -> set[str]:
         """The runs that wait for a slot."""
         data = await self.graphql("{runsOrError(filter: {statuses: [QUEUED]}) {... on Runs {results {runId}}}}")
         return {run["runId"] for run in data["runsOrError"]["results"]}
 
     async def gemini(self, *rules: Rule, latency: float = 0.0) -> None:
-        """What the stand-in does from now on; without rules it makes every picture."""
+        """Set the behaviour of the stand-in; without rules it makes every picture."""
         async with httpx.AsyncClient(base_url=str(self.endpoints.gemini_base_url), timeout=30) as client:
             (await client.post("/control/reset")).raise_for_status()
             (await client.post("/control/latency", json={"seconds": latency})).raise_for_status()
@@ -184,7 +204,7 @@ class Installation:
                 (await client.post("/control/rules", json=body)).raise_for_status()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         try:
@@ -195,9 +215,16 @@ async def browser() -> AsyncIterator[Browser]:
         await started.close()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def installation(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    folder = tmp_path_factory.mktemp("browser")
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def folder() -> AsyncIterator[Path]:
+    # not pytest's own, which is closed to the user that PostgreSQL runs as where this is root
+    with tempfile.TemporaryDirectory(prefix="quel-browser-", ignore_cleanup_errors=True) as made:
+        os.chmod(made, 0o711)  # noqa: PTH101, S103 - its contents are private
+        yield Path(made)
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def installation(browser: Browser, folder: Path) -> AsyncIterator[Installation]:
     home = folder / "home"
     environment = {
         **os.environ,
@@ -225,16 +252,14 @@ async def installation(browser: Browser, tmp_path_factory: pytest.TempPathFactor
         where = running_endpoints(Settings.read(_env_file=None, home=home))
         database = Database(where.database_url)
         store = open_store(Settings.read(_env_file=None, storage_url=where.storage_url))
-        queue = JobQueue(where.redis_url)
         try:
-            web_app = WebApp(database, store, queue, PRICE)
-            await database.start_attach_ids_at(FIRST_ATTACH_ID)
+            web_app = WebApp(database, store, PRICE)
+            await database.web_app.start_attach_ids_at(FIRST_ATTACH_ID)
             accounts = await web_app.open_accounts(member_credit=1_000, org_credit=10_000)
             pictures = reference_pictures()
             references = await web_app.upload({name: pictures[name] for name in ("model", "top")})
             yield Installation(where, web_app, accounts, references)
         finally:
-            queue.close()
             await store.aclose()
             await database.aclose()
     finally:
@@ -246,9 +271,9 @@ async def installation(browser: Browser, tmp_path_factory: pytest.TempPathFactor
     assert process.returncode == 0
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="package")
 async def page(browser: Browser, installation: Installation) -> AsyncIterator[Page]:
-    """A visitor who has never been here."""
+    """A visitor with an empty browser profile."""
     context = await browser.new_context(
         base_url=installation.url, viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce"
     )
@@ -259,12 +284,14 @@ async def page(browser: Browser, installation: Installation) -> AsyncIterator[Pa
 
 
 class Camera:
-    """Takes the pictures of docs/ui.md, in a palette, so that they stay small."""
+    """Takes the pictures of docs/ui.md, in a palette, so that they stay small; without a folder, none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     async def __call__(self, page: Page, name: str) -> None:
+        if self._folder is None:
+            return
         with suppress(PlaywrightTimeout):  # a page that never rests is taken as it is
             await page.wait_for_load_state("networkidle", timeout=RESTLESS_MS)
         data = await page.screenshot(animations="disabled")
@@ -274,7 +301,8 @@ class Camera:
 
 
 @pytest.fixture
-def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Camera:
-    folder: Path = request.config.getoption("--tour", None) or tmp_path
-    folder.mkdir(parents=True, exist_ok=True)
+def camera(request: pytest.FixtureRequest) -> Camera:
+    folder: Path | None = request.config.getoption("--tour", None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     return Camera(folder)

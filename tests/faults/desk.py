@@ -1,24 +1,22 @@
-"""What a test does as the web app, a user and an operator, and what it sees of its jobs."""
+"""The actions of a test as web app, user and operator, and its view of the jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import os
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import httpx
+import psutil
 import psycopg
 import redis
+import sqlalchemy.exc
 from dagster import DagsterRun, DagsterRunStatus
-from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from PIL import Image
 from psycopg.rows import dict_row
 
@@ -27,8 +25,9 @@ from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import ObjectStore, open_store
 from quel_dagster.pipeline.audit import AuditReport, Sources, audit
-from quel_dagster.pipeline.runs import runs_of
-from tests.faults.installation import PRICE, Installation, celery_task
+from quel_dagster.platform.runs import job_of, runs_of
+from tests.faults.installation import PRICE, Installation
+from tests.faults.judgement import ROWS, Judgement, Order, judge, slots_asked_for
 from tests.integration.storage.supabase_server import StoredObject
 
 T = TypeVar("T")
@@ -40,25 +39,34 @@ LIVE = set(DagsterRunStatus) - {
 }
 ENDED = {"completed", "failed", "cancelled", "user_cancelled"}
 #: seconds; generous, for a machine that others use too
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 240.0
+#: errors while a server or process is unreachable because a test has killed it or cut its connections
+UNREACHABLE = (psycopg.OperationalError, sqlalchemy.exc.DBAPIError, redis.RedisError, psutil.NoSuchProcess)
 
 
-async def eventually(look: Callable[[], T | Awaitable[T]], what: str, *, seconds: float = PATIENCE) -> T:
-    """What `look` says once it says something true.
+class JobEndedError(AssertionError):
+    """The job ended before its process could be killed."""
+
+
+async def eventually(look: Callable[[], T | Awaitable[T]], what: str, *, seconds: float = TIMEOUT_SECONDS) -> T:
+    """Return the first true value of `look`; look again after an error of `UNREACHABLE`.
 
     Raises:
-        TimeoutError: it does not; names `what`.
+        TimeoutError: there is none; names `what`, and the last error as its cause.
     """
     deadline = time.monotonic() + seconds
     while True:
-        with suppress(psycopg.OperationalError):  # PostgreSQL itself may be the one that was killed
+        last: Exception | None = None
+        try:
             seen = look()
             if isinstance(seen, Awaitable):
                 seen = await seen
             if seen:
                 return seen  # type: ignore[return-value]
+        except UNREACHABLE as error:
+            last = error
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
+            raise TimeoutError(f"not within {seconds:g} s: {what}") from last
         await asyncio.sleep(0.05)
 
 
@@ -70,8 +78,7 @@ class Desk:
     database: Database
     store: ObjectStore
     queue: JobQueue
-    jobs: list[UUID] = field(default_factory=list)
-    totals: dict[UUID, int] = field(default_factory=dict)
+    orders: dict[UUID, Order] = field(default_factory=dict)
     _connection: psycopg.Connection[dict[str, Any]] | None = None
 
     @classmethod
@@ -95,18 +102,18 @@ class Desk:
     # --- the web app ---------------------------------------------------------------------------------
 
     async def member(self, credit: int = 1000) -> UUID:
-        return await self.database.insert_member(email=f"{uuid4().hex}@example.org", name="Mina", credit=credit)
+        return await self.database.web_app.insert_member(email=f"{uuid4().hex}@example.org", name="Mina", credit=credit)
 
     async def organization(self, owner_id: UUID, credit: int) -> UUID:
-        return await self.database.insert_organization(name="Atelier", credit=credit, owner_id=owner_id)
+        return await self.database.web_app.insert_organization(name="Atelier", credit=credit, owner_id=owner_id)
 
     async def reference(self, data: bytes | None = None, *, path: str | None = None, mime: str = "image/png") -> int:
-        """An uploaded picture; `data` b"" stores no object, `path` is the row's as it is."""
+        """Add an uploaded picture; `data` b"" stores no object, `path` is written into the row unchanged."""
         name = f"upload-{uuid4().hex}.png"
         data = png() if data is None else data
         if data and path is None:
             self.site.storage.objects[f"attachments/uploads/{name}"] = StoredObject(data, mime)
-        return await self.database.insert_attach(
+        return await self.database.web_app.insert_attach(
             name=name, path=name if path is None else path, size=len(data), mime_type=mime, storage="supabase"
         )
 
@@ -124,13 +131,13 @@ class Desk:
         references: list[int] | None = None,
         prompt: str = "a red dress",
     ) -> UUID:
-        """A pending job, pushed unless told otherwise."""
+        """Insert a pending job; push it by default."""
         member = member or await self.member(credit)
         if input_data is None:
             input_data = {"prompt": prompt, "userId": str(member)}
             if references is not None:
                 input_data["uploadedAttachIds"] = [{"attachId": each, "type": "product"} for each in references]
-        job_id, _ = await self.database.insert_job(
+        job_id, _ = await self.database.web_app.insert_job(
             NewJob(
                 job_type=job_type,
                 total_images=total,
@@ -142,18 +149,32 @@ class Desk:
             ),
             price=PRICE,
         )
-        self.jobs.append(job_id)
-        self.totals[job_id] = total
+        self.orders[job_id] = Order(job_id, total, slots_asked_for(job_type, total, input_data))
         if push:
             self.queue.push(job_id)
         return job_id
 
     def cancel(self, job_id: UUID) -> None:
         """As the user does."""
+        self.orders[job_id].stopped.add("user_cancelled")
         with redis.Redis.from_url(self.site.redis_url) as client:
             client.set(f"job:{job_id}:cancelled", "true", ex=3600)
 
+    def excuse(self, reason: str, *job_ids: UUID, pictures: int | None = None) -> None:
+        """Say that this test makes these jobs miss pictures for a reason with this pattern; nothing else may miss any.
+
+        Args:
+            pictures: at most so many of each job; None: all.
+        """
+        for job_id in job_ids:
+            self.orders[job_id].excuse(reason, pictures)
+
     # --- looking -------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> list[UUID]:
+        """In the order of their orders."""
+        return list(self.orders)
 
     def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
         kept = self._connection is not None
@@ -202,9 +223,8 @@ class Desk:
 
     def host_of(self, run: DagsterRun) -> str | None:
         """The worker host that took this run."""
-        task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
         hosts = self.site.hosts.values()
-        return next((host.name for host in hosts if task_id and task_id.encode() in host.log_bytes()), None)
+        return next((host.name for host in hosts if run.run_id.encode() in host.log_bytes()), None)
 
     def sensor_waits(self) -> bool:
         """Is a tick of the queue's sensor blocking on an empty `jobs:queue`?"""
@@ -213,7 +233,7 @@ class Desk:
 
     # --- waiting -------------------------------------------------------------------------------------
 
-    async def until_status(self, job_id: UUID, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:
+    async def until_status(self, job_id: UUID, *statuses: str, seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             row = self.row(job_id)
             return row if row["status"] in statuses else None
@@ -223,7 +243,7 @@ class Desk:
         except TimeoutError as error:
             raise TimeoutError(f"{error}; {self.describe(job_id)}") from None
 
-    async def until_ended(self, job_id: UUID, *, seconds: float = PATIENCE) -> dict[str, Any]:
+    async def until_ended(self, job_id: UUID, *, seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
         return await self.until_status(job_id, *ENDED, seconds=seconds)
 
     async def until_made(self, job_id: UUID, count: int) -> None:
@@ -252,7 +272,7 @@ class Desk:
             lambda: self.site.gemini.state.report()["total"] >= since + calls, f"{calls} calls of Gemini after {since}"
         )
 
-    async def until_at_rest(self, *, seconds: float = PATIENCE) -> None:
+    async def until_at_rest(self, *, seconds: float = TIMEOUT_SECONDS) -> None:
         """Every job of this test has ended, and every run of it."""
         for job_id in self.jobs:
             await self.until_ended(job_id, seconds=seconds)
@@ -279,23 +299,40 @@ class Desk:
 
     # --- killing -------------------------------------------------------------------------------------
 
-    async def child_of(self, job_id: UUID) -> int:
-        """The process id of the worker child that has this job's newest run."""
+    async def child_of(self, job_id: UUID) -> psutil.Process:
+        """The living worker process that has this job's newest run.
 
-        def look() -> int | None:
-            for run in self.runs(job_id):
-                task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
-                meta = celery_task(self.site, task_id) if task_id else {}
-                if meta.get("status") == "STARTED":
-                    return int(meta["result"]["pid"])
-            return None
-
-        return await eventually(look, f"the process of {job_id}")  # type: ignore[return-value]
+        Raises:
+            JobEndedError: none has it, and none will.
+        """
+        return await eventually(lambda: self._child_of(job_id), f"the process of {job_id}")  # type: ignore[return-value]
 
     async def kill_child_of(self, job_id: UUID) -> float:
-        """SIGKILL to the process that works on this job; returns when (monotonic seconds)."""
-        os.kill(await self.child_of(job_id), signal.SIGKILL)
-        return time.monotonic()
+        """SIGKILL to the process that has this job's newest run; returns when (monotonic seconds).
+
+        A process that ends between the look and the signal is looked for again.
+
+        Raises:
+            JobEndedError: none has it, and none will.
+        """
+
+        def kill() -> float | None:
+            process = self._child_of(job_id)
+            if process is None:
+                return None
+            process.kill()
+            return time.monotonic()
+
+        return await eventually(kill, f"the process of {job_id}")  # type: ignore[return-value]
+
+    def _child_of(self, job_id: UUID) -> psutil.Process | None:
+        ended = self.status(job_id) in ENDED
+        for run in self.runs(job_id)[:1]:
+            if ended and run.is_finished:
+                raise JobEndedError(self.describe(job_id))
+            holder = self.site.workers.read().holders.get(run.run_id)
+            return self.site.living_workers().get(holder) if holder else None
+        return None
 
     # --- an operator ---------------------------------------------------------------------------------
 
@@ -310,6 +347,10 @@ class Desk:
 
     async def terminate(self, run_id: str) -> None:
         """The Terminate button."""
+        run = self.site.instance.get_run_by_id(run_id)
+        job_id = job_of(run) if run else None
+        if job_id in self.orders:
+            self.orders[job_id].stopped.add("cancelled")
         data = await self.graphql("mutation($r:String!){terminateRun(runId:$r){__typename}}", r=run_id)
         assert data["terminateRun"]["__typename"] == "TerminateRunSuccess", data
 
@@ -332,11 +373,18 @@ class Desk:
         sources = Sources(database=self.database, queue=self.queue, store=self.store, instance=self.site.instance)
         return await audit(sources, price=PRICE, **{"job_ids": self.jobs, "confirm_seconds": 1.0, **options})
 
+    def judge(self) -> Judgement:
+        """Compare what was made with what was asked for."""
+        rows = self.rows(f"{ROWS} where job_id = any(%s)", self.jobs)
+        return judge(rows, self.orders.values())
+
     async def check(self) -> None:
-        """At rest, and every invariant holds for the jobs of this test."""
+        """At rest, every picture made that was asked for, and every invariant holds for the jobs of this test."""
         await self.until_at_rest()
         if not self.jobs:
             return
+        lost = "\n".join(map(str, self.judge().lost))
+        assert not lost, f"less was made than asked for:\n{lost}\n" + "\n".join(map(self.describe, self.jobs))
         report = await self.audit(grace_seconds=5.0)
         said = "\n".join(f"{breach.code} {breach.line}" for breach in report.breaches)
         assert report.clean, f"the audit found:\n{said}\n" + "\n".join(map(self.describe, self.jobs))
@@ -344,8 +392,8 @@ class Desk:
         assert report.complete, f"the audit could not look at {undone}"
 
 
-def say(line: str) -> None:
-    """A line for whoever reads a failing test's output."""
+def print_line(line: str) -> None:
+    """Print a line for readers of a failing test's output."""
     sys.stdout.write(f"{line}\n")
 
 

@@ -1,9 +1,9 @@
-"""A whole installation whose every connection and process can be broken from outside.
+"""A whole installation; tests can break each of its connections and processes.
 
     PostgreSQL, Redis        a stack of their own, started again when they end
     code server, webserver, daemon
                              a second stack, likewise; they reach PostgreSQL and Redis through proxies
-    worker hosts             processes of ours, so that one can go and another stay; through proxies of their own
+    worker hosts             processes of the test, so that one can end and another stay; through their own proxies
     Gemini, object store     in this process, behind a proxy for the workers
 
 The product runs unchanged: nothing in it knows that it is being tested.
@@ -11,7 +11,6 @@ The product runs unchanged: nothing in it knows that it is being tested.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -21,6 +20,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,9 +30,11 @@ import psutil
 import redis
 from dagster import DagsterInstance
 
-from quel_dagster.sandbox.endpoints import Endpoints, settings_environment
+from quel_dagster.platform.workers import WorkerBoard
+from quel_dagster.sandbox.embedded import EmbeddedServers
 from quel_dagster.sandbox.gemini_server import GeminiStandIn
-from quel_dagster.sandbox.services import Stack
+from quel_dagster.services.endpoints import Endpoints, settings_environment
+from quel_dagster.services.stack import Stack
 from quel_dagster.settings import Settings
 from tests.faults.proxy import TcpProxy
 from tests.faults.storage_server import StorageServer, running_storage
@@ -50,6 +53,7 @@ SECRETS = {
     "QUEL_ALERT_WEBHOOK_URL": "/services/webhook-canary-2f7c",
 }
 ROOT = Path(__file__).parents[2]
+BACKING = ("postgres", "redis")
 PLATFORM = ("code-server", "webserver", "daemon")
 
 
@@ -72,14 +76,30 @@ class Proxies:
         return dict(vars(self))
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Return whether the process is gone, or waits to be reaped."""
+    try:
+        return process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    except psutil.NoSuchProcess:
+        return True
+
+
 class WorkerHost:
-    """A Celery worker, parent and children, as on a machine of its own."""
+    """A worker, parent and processes, as on a separate machine."""
 
     def __init__(
-        self, name: str, environment: Mapping[str, str], log: Path, *, children: int, command: Sequence[str] = ()
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        children: int,
+        runs_per_process: int = 1,
+        command: Sequence[str] = (),
     ) -> None:
-        """`command` starts the worker in another way than with our own Celery application."""
+        """`command` starts the worker in another way than as the product does."""
         self.name = name
+        self.runs_per_process = runs_per_process
         self._command = command
         self.children = children
         self._environment = environment
@@ -97,9 +117,8 @@ class WorkerHost:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "tests.faults.worker_app", "worker", "--loglevel", "info"]
-        command += ["--pool", "prefork", "--concurrency", str(self.children)]
-        command += ["--hostname", f"{self.name}@faults"]
+        command = [sys.executable, "-m", "quel_dagster.platform.worker", "--import-first", "tests.faults.worker_app"]
+        command += ["--processes", str(self.children), "--runs-per-process", str(self.runs_per_process)]
         self._from = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -112,9 +131,9 @@ class WorkerHost:
                 start_new_session=True,
             )
 
-    def wait_ready(self, seconds: float = 90.0) -> None:
+    def wait_ready(self, seconds: float = 240.0) -> None:
         deadline = time.monotonic() + seconds
-        while not re.search(rb"@\S+ ready\.", self.log_bytes()):
+        while not re.search(rb"runs each: ready\.", self.log_bytes()):
             if not self.alive:
                 raise RuntimeError(f"Worker {self.name} ended; see {self._log}")
             if time.monotonic() > deadline:
@@ -122,16 +141,16 @@ class WorkerHost:
             time.sleep(0.05)
 
     def log_bytes(self) -> bytes:
-        """What the present process wrote."""
+        """Return the log of the current process."""
         with self._log.open("rb") as log:
             log.seek(self._from)
             return log.read()
 
-    def processes(self) -> list[psutil.Process]:
-        """The parent and its children."""
-        with suppress(psutil.Error):
-            parent = psutil.Process(self.pid)
-            return [parent, *parent.children(recursive=True)]
+    def children_alive(self) -> list[psutil.Process]:
+        """Return the worker processes below the parent, without those that have ended and are not yet reaped."""
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.pid).children(recursive=True) if self.alive else []
+            return [child for child in children if not has_ended(child)]
         return []
 
     def kill(self) -> None:
@@ -146,7 +165,8 @@ class WorkerHost:
         os.killpg(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.killpg(self.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
         """SIGTERM to the parent, as a deploy sends it."""
@@ -156,6 +176,17 @@ class WorkerHost:
     def wait_gone(self, seconds: float) -> None:
         assert self._process is not None
         self._process.wait(seconds)
+
+
+class Hosts(Enum):
+    """The worker hosts of a healed installation."""
+
+    #: host `a` alone
+    FIRST = auto()
+    #: those of the test, or host `a` if none is left
+    ANY = auto()
+    #: none: the test starts its own
+    NONE = auto()
 
 
 @dataclass
@@ -186,10 +217,25 @@ class Installation:
         """Past every proxy."""
         return self.backing.endpoints.redis_url
 
+    @cached_property
+    def workers(self) -> WorkerBoard:
+        """The records of the worker processes, past every proxy."""
+        return WorkerBoard(self.redis_url)
+
+    def living_workers(self) -> dict[str, psutil.Process]:
+        """Record name → worker process of a host, without the processes that a record outlives."""
+        children = {child.pid: child for host in self.hosts.values() for child in host.children_alive()}
+        pids = self.workers.read().pids
+        return {name: children[pid] for name, pid in pids.items() if pid in children}
+
     # --- breaking and mending ------------------------------------------------------------------------
 
-    def heal(self) -> None:
-        """Undo every fault: proxies open, servers obedient, all processes there."""
+    def heal(self, *, hosts: Hosts = Hosts.FIRST) -> None:
+        """Undo every fault: proxies open, servers obedient, all processes there.
+
+        Args:
+            hosts: which worker hosts are there; each start costs seconds.
+        """
         for proxy in self.proxies.all().values():
             proxy.heal()
         self.storage.heal()
@@ -198,29 +244,46 @@ class Installation:
             if host.alive:
                 host.thaw()
         self.wait_services()
+        first = self.hosts["a"]
+        if hosts is Hosts.ANY and any(host.alive for host in self.hosts.values()):
+            return
         for name in [name for name in self.hosts if name != "a"]:
             self.remove_host(name)
-        first = self.hosts["a"]
+        if hosts is Hosts.NONE:
+            first.kill()
+            return
         if not first.alive:
             first.start()
         first.wait_ready()
 
-    def wait_services(self, seconds: float = 90.0) -> None:
-        """Until everything that was killed is back."""
+    def wait_services(self, *names: str, seconds: float = 240.0) -> None:
+        """Wait until these services are ready, by default all."""
         deadline = time.monotonic() + seconds
-        for stack, names in ((self.backing, ("postgres", "redis")), (self.platform, PLATFORM)):
-            for name in names:
-                while stack.supervisor.state(name) != "ready":
-                    stack.check()
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(f"{name} is not back after {seconds:g} s")
-                    time.sleep(0.05)
+        for name in names or (*BACKING, *PLATFORM):
+            stack = self.stack_of(name)
+            while stack.supervisor.state(name) != "ready":
+                stack.check()
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{name} is not back after {seconds:g} s")
+                time.sleep(0.05)
+
+    def stack_of(self, service: str) -> Stack:
+        """Return the stack that runs this service."""
+        return self.backing if service in BACKING else self.platform
 
     def kill_service(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """A signal to PostgreSQL, Redis, the code server, the webserver or the daemon; it is started again."""
-        stack = self.backing if name in {"postgres", "redis"} else self.platform
-        os.kill(stack.supervisor.pids()[name], number)
-        while stack.supervisor.state(name) == "ready":
+        """Signal PostgreSQL, Redis, the code server, the webserver or the daemon, and wait until it has ended.
+
+        Its supervisor starts it again.
+        """
+        supervisor = self.stack_of(name).supervisor
+        self.wait_services(name)
+        process = psutil.Process(supervisor.pids()[name])
+        process.send_signal(number)
+        # until the supervisor sees it, too, or has already started another one
+        while not has_ended(process) or (
+            supervisor.state(name) == "ready" and supervisor.pids().get(name) in {None, process.pid}
+        ):
             time.sleep(0.01)
 
     def empty_redis(self) -> None:
@@ -234,21 +297,25 @@ class Installation:
         name: str,
         *,
         children: int = 1,
+        runs_per_process: int = 1,
+        start: bool = True,
         wait: bool = True,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
         log: Path | None = None,
     ) -> WorkerHost:
-        """Another worker host, with an environment, a command and a log of Celery's of its own where they are given."""
+        """Return another worker host, with its own environment, command and log if they are given."""
         host = self.hosts[name] = WorkerHost(
             name,
             {**self._worker_environment(), **(environment or {})},
             log or self.home / f"worker-{name}.log",
             children=children,
+            runs_per_process=runs_per_process,
             command=command,
         )
-        host.start()
-        if wait:
+        if start:
+            host.start()
+        if start and wait:
             host.wait_ready()
         return host
 
@@ -258,10 +325,10 @@ class Installation:
             host.thaw()
         host.kill()
 
-    def stall_event_loop(self, pid: int, seconds: float) -> None:
+    def stall_event_loop(self, process: psutil.Process, seconds: float) -> None:
         """Make the loop that draws pictures in this process busy for so long."""
         self._stall_file.write_text(str(seconds))
-        os.kill(pid, signal.SIGRTMIN)
+        process.send_signal(signal.SIGRTMIN)
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """Every log file with its text."""
@@ -275,13 +342,10 @@ class Installation:
     def _worker_environment(self) -> dict[str, str]:
         through = self.proxies
         values = {**settings_environment(self.settings), **self.endpoints.environment()}
-        broker = _through(self.endpoints.celery_broker_url, through.redis)
         values |= {
             "DATABASE_URL": _through(values["DATABASE_URL"], through.database),
             "DAGSTER_POSTGRES_URL": _through(values["DAGSTER_POSTGRES_URL"], through.dagster),
             "REDIS_URL": _through(values["REDIS_URL"], through.redis),
-            "CELERY_BROKER_URL": broker,
-            "CELERY_RESULT_BACKEND": broker,
             "PYTHONUNBUFFERED": "1",
             "FAULTS_STALL_FILE": str(self._stall_file),
         }
@@ -300,7 +364,8 @@ def installation(
     home: Path,
     *,
     children: int = 2,
-    slots: int = 4,
+    runs_per_process: int = 1,
+    slots: int | None = 4,
     address: str = "127.0.0.1",
     echo: Any = lambda _line: None,
     **settings: Any,
@@ -309,14 +374,21 @@ def installation(
 
     Args:
         children: worker processes of host `a`; 0: without that host.
-        slots: runs at a time, over all hosts.
+        runs_per_process: runs at a time in each of them.
+        slots: runs at a time, over all hosts; None: as many as the hosts take.
         address: of this machine, where worker hosts reach everything.
         settings: more settings, by their field names.
     """
     with ExitStack() as exits:
-        bare = Settings.read(home=home / "backing", workers=slots, _env_file=None)
+        bare = Settings.read(_env_file=None).embedded(home / "backing")  # another one may have set its variables
         backing = exits.enter_context(
-            Stack(bare, only=("postgres", "redis"), restart=True, echo=lambda line: echo(f"backing: {line}"))
+            Stack(
+                bare,
+                embedded=EmbeddedServers(),
+                only=BACKING,
+                restart=True,
+                echo=lambda line: echo(f"backing: {line}"),
+            )
         )
         urls = backing.endpoints
         assert urls.postgres_port is not None and urls.redis_port is not None
@@ -348,14 +420,15 @@ def installation(
             "aws_secret_access_key": SECRETS["AWS_SECRET_ACCESS_KEY"],
             "aws_session_token": SECRETS["AWS_SESSION_TOKEN"],
             "redis_password": SECRETS["REDIS_PASSWORD"],
-            # nobody listens there
+            # no server listens there
             "alert_webhook_url": f"http://127.0.0.1:1{SECRETS['QUEL_ALERT_WEBHOOK_URL']}",
             "gemini_timeout_seconds": 8.0,
             "gemini_attempts": 3,
             "gemini_backoff_seconds": 0.1,
+            "gemini_outage_hours": 0.02,
             "image_per_price": PRICE,
             "home": home / "platform",
-            "workers": slots,
+            "max_runs": slots,
             **settings,
         }
         full = Settings.read(**given, _env_file=None)
@@ -366,7 +439,7 @@ def installation(
         made = Installation(home, backing, platform, proxies, gemini, storage, full, instance)
         exits.callback(lambda: [made.remove_host(name) for name in list(made.hosts)])
         if children:
-            made.add_host("a", children=children)
+            made.add_host("a", children=children, runs_per_process=runs_per_process)
         yield made
 
 
@@ -376,8 +449,6 @@ def _open_instance(platform: Endpoints, backing: Endpoints) -> Iterator[DagsterI
     environment = {
         **platform.environment(),
         "DAGSTER_POSTGRES_URL": backing.dagster_postgres_url,
-        "CELERY_BROKER_URL": backing.celery_broker_url,
-        "CELERY_RESULT_BACKEND": backing.celery_broker_url,
         "DATABASE_URL": backing.database_url,
         "REDIS_URL": backing.redis_url,
     }
@@ -390,10 +461,3 @@ def _open_instance(platform: Endpoints, backing: Endpoints) -> Iterator[DagsterI
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def celery_task(installation: Installation, task_id: str) -> dict[str, Any]:
-    """What Celery's result backend says of a task."""
-    with redis.Redis.from_url(installation.redis_url) as client:
-        raw = client.get(f"quel_dagster:celery-task-meta-{task_id}")
-    return json.loads(raw) if raw else {}  # type: ignore[arg-type]

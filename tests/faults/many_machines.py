@@ -29,15 +29,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from quel_dagster.adapters.database.store import Database
 from quel_dagster.settings import Settings
-from tests.faults.desk import Desk, eventually, say
+from tests.faults.desk import Desk, eventually, print_line
 from tests.faults.installation import ROOT, Installation, installation
 
 NETWORK = "10.77.0"
 DATA, A, B = (f"{NETWORK}.{number}" for number in (1, 11, 12))
 #: seconds that a call of Gemini takes, so that a cable can be pulled in the middle of one
-CALL_SECONDS = 1.0
+CALL_SECONDS = 3.0
 INSIDE = "QUEL_MANY_MACHINES_PREFIX"
 
 
@@ -80,7 +79,7 @@ def machines(prefix: str) -> Iterator[None]:
 
 
 class Show:
-    """What is done on the machines."""
+    """The actions on the machines."""
 
     def __init__(self, site: Installation, desk: Desk, prefix: str) -> None:
         self.site, self.desk, self.prefix = site, desk, prefix
@@ -91,7 +90,7 @@ class Show:
         seen: dict[str, object] = {"runs by host": dict(made_by)}
         assert set(made_by) == {"a", "b"}, f"not both hosts made pictures: {made_by}"
 
-        cut = [await self.desk.job(8, credit=1000) for _ in range(2)]
+        cut = [await self.desk.job(8, credit=1000) for _ in range(6)]
         leases = [await self.desk.until_leased(job_id) for job_id in cut]
         on_a = [
             (job_id, lease["run_id"]) for job_id, lease in zip(cut, leases, strict=True) if self._maker(job_id) == "a"
@@ -117,7 +116,7 @@ class Show:
 
         _ip("link", "set", "eth", "up", within=f"{self.prefix}-a")
         while not any(self._maker(job_id) == "a" for job_id in await self._jobs(4, pictures=1)):
-            say("a has not taken a job yet")
+            print_line("a has not taken a job yet")
         await self.desk.check()
         seen["a takes jobs again"] = True
         seen["audit"] = "clean"
@@ -140,10 +139,6 @@ class Show:
 
 
 async def _inside(site: Installation, prefix: str) -> dict[str, object]:
-    database = Database(site.database_url)
-    await database.create_web_app_tables()
-    await database.ensure_schema()
-    await database.aclose()
     site.gemini.state.latency = CALL_SECONDS
     desk = Desk.at(site)
     try:
@@ -164,7 +159,7 @@ def main() -> int:
     prefix = os.environ.get(INSIDE)
     if prefix is None:
         if reason := missing():
-            say(reason)
+            print_line(reason)
             return 1
         prefix = f"quel{os.getpid()}"
         with machines(prefix):
@@ -172,14 +167,14 @@ def main() -> int:
             return subprocess.run(command, env={**os.environ, INSIDE: prefix}, cwd=ROOT, check=False).returncode
     with (
         tempfile.TemporaryDirectory(prefix="quel-machines-", ignore_cleanup_errors=True) as folder,
-        installation(Path(folder), children=0, slots=2, address=DATA) as site,
+        installation(Path(folder), children=0, slots=None, address=DATA) as site,
     ):
         for name in ("a", "b"):
             disk = Path(folder) / f"disk-{name}"
             (disk / "logs").mkdir(parents=True)
             site.add_host(
                 name,
-                environment={"QUEL_HOME": str(disk), "QUEL_WORKERS": "1"},
+                environment={"QUEL_HOME": str(disk), "QUEL_WORKER_PROCESSES": "2", "QUEL_RUNS_PER_PROCESS": "10"},
                 command=[
                     "ip",
                     "netns",
@@ -193,7 +188,7 @@ def main() -> int:
                 log=disk / "logs" / "worker.log",
             )
         seen = asyncio.run(_inside(site, prefix))
-    say(json.dumps(seen))
+    print_line(json.dumps(seen))
     return 0
 
 

@@ -11,7 +11,8 @@ from uuid import UUID
 from sqlalchemy import text
 
 from quel_dagster.adapters.database.records import Committed
-from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.database.work import JobWork
+from quel_dagster.jobs.model import Slot
 
 #: seconds between two steps, each of which the older worker asks of an HTTP API
 BETWEEN_STEPS = 0.03
@@ -36,33 +37,36 @@ _WRITE_PROGRESS = text(
 
 
 async def commit_step_by_step(
-    self: Database,
+    self: JobWork,
     job_id: UUID,
     token: int,
+    slot: Slot,
     *,
-    member_id: UUID,
     key: str,
     size: int,
+    sha256: str,
     storage: str,
     price: int,
     total: int,
+    usage: str | None = None,
 ) -> Committed:
-    """In place of `Database.commit_picture`: no lock, no slot, no fence, every step a transaction of its own."""
+    """In place of `JobWork.commit_picture`: no lock, no slot, no fence, every step in its own transaction."""
 
     async def value(statement: object, **parameters: object) -> object:
         await asyncio.sleep(BETWEEN_STEPS)
-        ((found,),) = await self.ask(statement, **parameters)  # type: ignore[arg-type]
+        ((found,),) = await self._database.ask(statement, **parameters)  # type: ignore[arg-type]
         return found
 
     async def write(statement: object, **parameters: object) -> None:
         await asyncio.sleep(BETWEEN_STEPS)
-        await self.execute(statement, **parameters)  # type: ignore[arg-type]
+        await self._database.execute(statement, **parameters)  # type: ignore[arg-type]
 
-    name = key.rpartition("/")[2]
+    folder, _, name = key.rpartition("/")
+    member_id = UUID(folder.rpartition("user-")[2])
     attach = int(await value(_ATTACH, name=name, key=key, size=size, storage=storage))  # type: ignore[call-overload]
     balance = int(await value(_READ_BALANCE, member=member_id)) - price  # type: ignore[call-overload]
     await write(_WRITE_BALANCE, balance=balance, member=member_id)
     await write(_LEDGER, member=member_id, price=price, balance=balance, attach=attach, job=job_id)
     ids = [*(await value(_READ_PROGRESS, job=job_id)), attach]  # type: ignore[misc]
     await write(_WRITE_PROGRESS, ids=ids, job=job_id)
-    return Committed(attach_id=attach, completed=len(ids), balance=balance)
+    return Committed(attach_id=attach, completed=len(ids), key=key, balance=balance)

@@ -1,7 +1,6 @@
-"""A TCP proxy that misbehaves when told to: it holds, delays, drips, cuts and refuses.
+"""A TCP proxy that holds, delays, drips, cuts and refuses connections on demand.
 
-It runs in a thread of its own and may be told from any other. What it is told holds for the connections that are open
-and for those to come.
+It runs in its own thread; every method may be called from any other thread, and holds for open and for new connections.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Self
 
 
 @dataclass
-class Weather:
-    """What the bytes of one direction meet."""
+class Conditions:
+    """How the bytes of one direction are forwarded."""
 
     #: nothing passes while this is clear
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -44,13 +43,15 @@ class TcpProxy:
         self._thread = threading.Thread(target=self._run, name=f"proxy of {upstream_port}", daemon=True)
         self._listening = threading.Event()
         self._open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._up, self._down = Weather(), Weather()
+        self._up, self._down = Conditions(), Conditions()
         self._refusing = False
+        #: connections that were refused
+        self.refused = 0
 
-    # --- told ----------------------------------------------------------------------------------------
+    # --- control -------------------------------------------------------------------------------------
 
     def hold(self, *, up: bool = True, down: bool = True) -> None:
-        """Let nothing pass; connections stay open. What a client sent that goes away meanwhile never arrives.
+        """Let nothing pass; connections stay open. What a client sent before it disconnected never arrives.
 
         Args:
             up: requests, from client to server. down: answers.
@@ -147,6 +148,7 @@ class TcpProxy:
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self._refusing:
+            self.refused += 1
             _reset(writer)
             return
         try:
@@ -172,8 +174,8 @@ class TcpProxy:
                     each.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, weather: Weather) -> None:
-    """Carry bytes until the sender has gone; what is held back then is dropped."""
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, weather: Conditions) -> None:
+    """Forward bytes until the sender disconnects; drop delayed bytes then."""
     chunks: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)
     gone = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The object store under test: Supabase's HTTP API in a thread, that can be told to fail."""
+"""The object store under test: Supabase's HTTP API in a thread, which fails on demand."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ObjectsOnDisk(MutableMapping[str, StoredObject]):
 
 
 class StorageServer(SupabaseServer):
-    """Tell it `failing` to answer uploads so, for `times` of them; None: until told otherwise."""
+    """Tell it `failing` to answer uploads so, for `times` of them; None: until the next call."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(objects=ObjectsOnDisk(folder))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Killed after the Celery task was taken, before Dagster's RUN_START: the run is STARTING."""
+"""Killed after the run's message was taken, before Dagster's RUN_START: the run is STARTING."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import pytest
 from dagster import DagsterRunStatus
 
-from tests.faults.desk import Desk, eventually, say
+from tests.faults.desk import TIMEOUT_SECONDS, Desk, eventually, print_line
 from tests.faults.installation import PRICE
 
 
@@ -37,11 +37,11 @@ async def test_the_process(desk: Desk) -> None:
     desk.site.proxies.dagster.cut()
     desk.site.proxies.dagster.heal()
     try:
-        row = await desk.until_ended(job_id, seconds=45)
+        row = await desk.until_ended(job_id, seconds=TIMEOUT_SECONDS)
     except TimeoutError as error:
-        desk.jobs.clear()
+        desk.orders.clear()
         raise AssertionError(f"not back at work {time.monotonic() - killed:.0f} s after the kill: {error}") from None
-    say(f"done after {time.monotonic() - killed:.1f} s")
+    print_line(f"done after {time.monotonic() - killed:.1f} s")
     assert row["completed_images"] == 1
     assert desk.charged(job_id) == PRICE
 
@@ -53,16 +53,16 @@ async def test_the_host(desk: Desk) -> None:
     desk.site.proxies.dagster.hold()
     job_id = await desk.job(1)
     await _starting(desk, job_id)
-    pid = await desk.child_of(job_id)
-    host = next(h for h in desk.site.hosts.values() if pid in {p.pid for p in h.processes()})
+    child = await desk.child_of(job_id)
+    host = next(host for host in desk.site.hosts.values() if child in host.children_alive())
     host.kill()
     killed = time.monotonic()
     desk.site.proxies.dagster.cut()
     desk.site.proxies.dagster.heal()
     try:
-        row = await desk.until_ended(job_id, seconds=60)
+        row = await desk.until_ended(job_id, seconds=TIMEOUT_SECONDS)
     except TimeoutError as error:
-        desk.jobs.clear()
+        desk.orders.clear()
         raise AssertionError(f"not back at work {time.monotonic() - killed:.0f} s after the kill: {error}") from None
-    say(f"done after {time.monotonic() - killed:.1f} s")
+    print_line(f"done after {time.monotonic() - killed:.1f} s")
     assert row["completed_images"] == 1

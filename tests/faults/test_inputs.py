@@ -1,8 +1,9 @@
-"""What a browser can write into a row, and what its references can point at, through the whole installation."""
+"""Input that a browser can write into a row, and targets of its references, through the whole installation."""
 
 from __future__ import annotations
 
 import io
+import re
 import socket
 from typing import Any
 
@@ -36,8 +37,8 @@ async def test_input_that_can_be_repaired(desk: Desk, every: int) -> None:
     for given, job_id in zip(some, jobs, strict=True):
         row = await desk.until_ended(job_id)
         assert (row["status"], row["completed_images"]) == ("completed", 2), (given, row["error_message"])
-        told = "".join(event.user_message for event in desk.site.instance.all_logs(desk.runs(job_id)[0].run_id))
-        assert ("Repaired " in told) == given[2], given
+        logged = "".join(event.user_message for event in desk.site.instance.all_logs(desk.runs(job_id)[0].run_id))
+        assert ("Repaired " in logged) == given[2], given
 
 
 #: no safe meaning: refused before Gemini is asked, in a line that opens with the field
@@ -56,6 +57,7 @@ REFUSED: list[tuple[str, Any, str]] = [
 async def test_input_that_cannot(desk: Desk) -> None:
     jobs = [await desk.job(2, job_type=job_type, input_data=data) for job_type, data, _ in REFUSED]
     for (_, _, opening), job_id in zip(REFUSED, jobs, strict=True):
+        desk.excuse(f"^{re.escape(opening)}", job_id)
         row = await desk.until_ended(job_id)
         assert row["status"] == "failed", (opening, desk.describe(job_id))
         assert row["error_message"].startswith(opening), row["error_message"][:200]
@@ -78,7 +80,7 @@ def _bomb() -> bytes:
 
 @some_or_all
 async def test_references_that_are_left_out(desk: Desk, every: int) -> None:
-    """Beside one good reference the pictures are made from that one; alone they are not made."""
+    """With one good reference the pictures are made from it; without any they are not made."""
     elsewhere = socket.create_server(("127.0.0.1", 0))
     elsewhere.setblocking(False)
     outside = elsewhere.getsockname()[1]
@@ -100,6 +102,8 @@ async def test_references_that_are_left_out(desk: Desk, every: int) -> None:
     ][::every]
     jobs = [await desk.job(1, references=[each, await desk.reference()], prompt="mixed") for each in broken]
     alone = [await desk.job(1, references=[each], prompt="alone") for each in broken]
+    desk.excuse("Made without some references", *jobs, pictures=0)
+    desk.excuse("reference", *alone)
     for each, job_id in zip(broken, jobs, strict=True):
         row = await desk.until_ended(job_id)
         assert (row["status"], row["completed_images"]) == ("completed", 1), (each, row["error_message"])
@@ -109,7 +113,7 @@ async def test_references_that_are_left_out(desk: Desk, every: int) -> None:
         assert str(each) in row["error_message"] or "reference" in row["error_message"]
         assert desk.charged(job_id) == 0
     with elsewhere, pytest.raises(BlockingIOError):
-        elsewhere.accept()  # nobody came
+        elsewhere.accept()  # no connection came
 
 
 @pytest.mark.fault_all
@@ -134,9 +138,10 @@ async def test_references_that_can_be_handled(desk: Desk) -> None:
 
 @pytest.mark.fault_all
 async def test_a_reference_of_200_megabytes(desk: Desk) -> None:
-    """Refused by its size, not read into memory for good."""
+    """Refused by its size before it fills the memory."""
     reference = await desk.reference(b"x" * 200_000_000)
     job_id = await desk.job(1, references=[reference])
+    desk.excuse("reference", job_id)
     row = await desk.until_ended(job_id)
     assert (row["status"], row["completed_images"]) == ("failed", 0)
     assert desk.charged(job_id) == 0

@@ -19,13 +19,18 @@ import pytest
 import redis
 from psycopg.rows import dict_row
 
-from quel_dagster.adapters.database.records import Claim, Committed, NewJob
+from quel_dagster.adapters.database.records import Claim, Committed, NewJob, Reserved, Taken, Wait
+from quel_dagster.adapters.database.statements import RENEW_LEASES
 from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.database.work import LEASE_SECONDS
+from quel_dagster.adapters.queue import AGAIN, JobQueue
+from quel_dagster.errors import QuelError
 from quel_dagster.jobs.model import Slot
-from quel_dagster.jobs.storage_keys import picture_key
-from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.jobs.storage_keys import new_picture_key
+from quel_dagster.sandbox.embedded import EmbeddedServers
 from quel_dagster.sandbox.gemini_server import GeminiStandIn
-from quel_dagster.sandbox.services import Stack
+from quel_dagster.services.endpoints import Endpoints
+from quel_dagster.services.stack import Stack
 from quel_dagster.settings import Settings
 
 PRICE = 20
@@ -34,31 +39,48 @@ GEMINI_KEY = "canary-key-of-these-tests"
 T = TypeVar("T")
 
 
-async def eventually(look: Callable[[], Awaitable[T]], *, seconds: float = 20.0) -> T:
+async def eventually(look: Callable[[], Awaitable[T]], *, seconds: float = 20.0, pause: float = 0.01) -> T:
     """What `look` says once it says something; fails when that takes too long."""
     async with asyncio.timeout(seconds):
         while True:
             if seen := await look():
                 return seen
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause)
+
+
+def claim(queue: JobQueue, limit: int = 1000) -> int:
+    """Claim waiting ids in their order, `jobs:again` first; returns how many entries were moved."""
+    return queue.take([*queue.peek(limit, source=AGAIN), *queue.peek(limit)][:limit])
 
 
 @pytest.fixture(scope="session")
 def endpoints() -> Iterator[Endpoints]:
     """PostgreSQL, with the web app's tables and our schema, and Redis."""
-    # not under pytest's own temporary folder, whose mode other pytest processes tighten: PostgreSQL may be another user
+    # not in pytest's own temporary folder: other pytest processes tighten its mode, and PostgreSQL may be another user
     with tempfile.TemporaryDirectory(prefix="quel-tests-", ignore_cleanup_errors=True) as home:
+        Path(home).chmod(0o711)  # as root, PostgreSQL is another user, and opens no folder by itself
         settings = Settings.read(home=Path(home), workers=1, _env_file=None)
-        with Stack(settings, only=("postgres", "redis")) as stack:
-            asyncio.run(_create_tables(stack.endpoints.database_url))
+        with Stack(settings, embedded=EmbeddedServers(), only=("postgres", "redis")) as stack:
+            without_fsync(stack.endpoints.database_url)
             yield stack.endpoints
 
 
-async def _create_tables(url: str) -> None:
-    database = Database(url)
-    await database.create_web_app_tables()
-    await database.ensure_schema()
-    await database.aclose()
+def without_fsync(url: str) -> None:
+    """Let a PostgreSQL of tests leave it to the kernel when its files are written: no test cuts the power."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("alter system set fsync = off")
+        connection.execute("select pg_reload_conf()")
+
+
+def events_in_one_file(folder: Path) -> dict[str, Any]:
+    """Dagster's configuration to keep the events of all runs in one file; by default each run makes a database."""
+    return {
+        "event_log_storage": {
+            "module": "dagster._core.storage.event_log",
+            "class": "ConsolidatedSqliteEventLogStorage",
+            "config": {"base_dir": str(folder)},
+        }
+    }
 
 
 @pytest.fixture
@@ -69,6 +91,13 @@ def redis_url(endpoints: Endpoints) -> str:
     return endpoints.redis_url
 
 
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[JobQueue]:
+    queue = JobQueue(redis_url)
+    yield queue
+    queue.close()
+
+
 @pytest.fixture(scope="session")
 def _stand_in() -> Iterator[GeminiStandIn]:
     with GeminiStandIn(api_key=GEMINI_KEY, canned=True) as server:
@@ -77,7 +106,7 @@ def _stand_in() -> Iterator[GeminiStandIn]:
 
 @pytest.fixture
 def gemini(_stand_in: GeminiStandIn) -> Iterator[GeminiStandIn]:
-    """The stand-in Gemini, told nothing yet."""
+    """The stand-in Gemini without rules."""
     _stand_in.state.reset()
     yield _stand_in
     _stand_in.state.reset()
@@ -96,6 +125,7 @@ def environment(
         "GEMINI_API_KEY": GEMINI_KEY,
         "GEMINI_ATTEMPTS": "2",
         "GEMINI_BACKOFF_SECONDS": "0.01",
+        "GEMINI_OUTAGE_HOURS": "0",  # what fails in a test fails at once
         "IMAGE_PER_PRICE": str(PRICE),
         "QUEL_HOME": str(tmp_path),
     }
@@ -105,18 +135,21 @@ def environment(
 
 
 @pytest.fixture
-async def database(endpoints: Endpoints) -> AsyncIterator[Database]:
-    database = Database(endpoints.database_url)
+def database_url(endpoints: Endpoints) -> str:
+    return endpoints.database_url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
     yield database
     await database.aclose()
 
 
 @pytest.fixture
-async def sql(endpoints: Endpoints) -> AsyncIterator[Look]:
+async def sql(database_url: str) -> AsyncIterator[Look]:
     """A connection of the test's own, to look at rows and to change them behind the program's back."""
-    async with await psycopg.AsyncConnection.connect(
-        endpoints.database_url, autocommit=True, row_factory=dict_row
-    ) as connection:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         yield Look(connection)
 
 
@@ -149,6 +182,12 @@ class Look:
     async def production(self, production_id: UUID) -> dict[str, Any]:
         return await self.one("select *, xmin::text from quel_production_photo where production_id = %s", production_id)
 
+    async def credit(self, *, member_id: UUID | None = None, org_id: UUID | None = None) -> int:
+        """The balance of an organization, else of a member."""
+        if org_id:
+            return int(await self.value("select org_credit from quel_organization where org_id = %s", org_id))
+        return int(await self.value("select quel_member_credit from quel_member where quel_member_id = %s", member_id))
+
     async def ledger(self, *, member_id: UUID | None = None, org_id: UUID | None = None) -> list[dict[str, Any]]:
         """The DEDUCT rows of one payer, in the order of their time."""
         if org_id:
@@ -178,12 +217,14 @@ class Office:
     opening: dict[UUID, int] = field(default_factory=dict)
 
     async def member(self, credit: int = 1000) -> UUID:
-        member_id = await self.database.insert_member(email=f"{uuid4().hex}@example.org", name="Mina", credit=credit)
+        member_id = await self.database.web_app.insert_member(
+            email=f"{uuid4().hex}@example.org", name="Mina", credit=credit
+        )
         self.opening[member_id] = credit
         return member_id
 
     async def organization(self, owner_id: UUID, credit: int = 1000) -> UUID:
-        org_id = await self.database.insert_organization(name="Atelier", credit=credit, owner_id=owner_id)
+        org_id = await self.database.web_app.insert_organization(name="Atelier", credit=credit, owner_id=owner_id)
         self.opening[org_id] = credit
         return org_id
 
@@ -200,7 +241,7 @@ class Office:
     ) -> NewlyMade:
         """A pending job; of a member of its own unless one is given."""
         member_id = member_id or await self.member(credit)
-        job_id, production_id = await self.database.insert_job(
+        job_id, production_id = await self.database.web_app.insert_job(
             NewJob(
                 job_type=job_type,
                 total_images=total,
@@ -226,11 +267,18 @@ class Office:
     async def processing(self, job: NewlyMade, *, run_id: str = "run-1", retry_of: tuple[str, ...] = ()) -> Claim:
         """Claim a job and enter `processing`."""
         claim = await self.claim(job, run_id=run_id, retry_of=retry_of)
-        await self.database.begin(claim.job, claim.token, claimed_id=None, price=0)
+        await self.database.work.begin(job.job_id, claim.token, price=0)
         return claim
 
     async def claim(self, job: NewlyMade, *, run_id: str = "run-1", retry_of: tuple[str, ...] = ()) -> Claim:
-        return await self.database.claim(job.job_id, run_id=run_id, retry_of=retry_of, worker="test:1")
+        claim = await self.database.work.claim(job.job_id, run_id=run_id, retry_of=retry_of, worker="test:1")
+        assert claim is not None
+        return claim
+
+    async def renew(self, job: NewlyMade, claim: Claim) -> bool:
+        """Renew the lease as the engine does; returns whether it is still this one."""
+        held = {"job_ids": [job.job_id], "tokens": [claim.token], "seconds": LEASE_SECONDS}
+        return bool(await self.database.ask(RENEW_LEASES, **held))
 
     async def commit(
         self,
@@ -242,18 +290,45 @@ class Office:
         database: Database | None = None,
         total: int | None = None,
         price: int = PRICE,
+        key: str | None = None,
     ) -> Committed:
-        """Commit the picture of one slot."""
-        return await (database or self.database).commit_picture(
-            job.job_id,
-            claim.token,
-            member_id=job.member_id,
-            key=picture_key(job.member_id, job.job_id, Slot(unit=unit, number=number)),
-            size=1234,
-            storage="file",
-            price=price,
-            total=job.total if total is None else total,
+        """Reserve one slot, unless `key` is that of a reservation, and commit its picture, as the engine does."""
+        database = database or self.database
+        slot = Slot(unit=unit, number=number)
+        key = key or await self.reserve(job, claim, slot, database=database, price=price)
+        try:
+            return await database.work.commit_picture(
+                job.job_id,
+                claim.token,
+                slot,
+                key=key,
+                size=1234,
+                sha256="00" * 32,
+                storage="file",
+                price=price,
+                total=job.total if total is None else total,
+            )
+        except QuelError:
+            await database.work.release_slot(job.job_id, claim.token, slot, stored=False)
+            raise
+
+    async def reserve(
+        self, job: NewlyMade, claim: Claim, slot: Slot, *, database: Database | None = None, price: int = PRICE
+    ) -> str:
+        """Reserve a slot; returns its storage key, or that of the picture that fills it."""
+        key = new_picture_key(job.member_id, job.job_id, slot)
+
+        async def reserved() -> Reserved | Taken | None:
+            answer = await (database or self.database).work.reserve(job.job_id, claim.token, slot, key=key, price=price)
+            return None if isinstance(answer, Wait) else answer
+
+        answer = await eventually(reserved, seconds=120, pause=0.2)
+        if isinstance(answer, Reserved):
+            return key
+        filled: str = await self.sql.value(
+            "select attach_file_path from quel_attach where attach_id = %s", answer.attach_id
         )
+        return filled
 
     async def foreign_picture(self, job: NewlyMade, name: str | None = None) -> int:
         """A picture as an older worker left it: a name of its own, in the job's list, charged."""

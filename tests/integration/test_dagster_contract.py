@@ -7,117 +7,18 @@ import importlib
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import quel_dagster
-from quel_dagster.pipeline import webserver
+from quel_dagster.errors import SettingsError
+from quel_dagster.platform import internals, webserver
 
 ROOT = Path(quel_dagster.__file__).parent
-PRIVATE = re.compile(r"^(dagster(_celery|_postgres|_shared|_async_executor|_webserver)?(\.|$))")
-
-#: What our modules import from where, beyond `from dagster import …`.
-IMPORTS = {
-    "dagster._core.errors": {"DagsterError", "DagsterHomeNotSetError", "DagsterInvalidSubsetError"},
-    "dagster._core.events": {"ASSET_CHECK_EVENTS", "ASSET_EVENTS", "RunFailureReason"},
-    "dagster._core.events.log": {"EventLogEntry"},
-    "dagster._core.execution.plan.resume_retry": {"ReexecutionStrategy"},
-    "dagster._core.execution.retries": {"auto_reexecution_should_retry_run"},
-    "dagster._core.launcher": {"CheckRunHealthResult", "WorkerStatus"},
-    "dagster._core.run_coordinator": {"QueuedRunCoordinator", "SubmitRunContext"},
-    "dagster._core.scheduler.instigation": {"InstigatorStatus", "InstigatorTick", "TickData"},
-    "dagster._core.storage.base_storage": {"DagsterStorage"},
-    "dagster._core.storage.dagster_run": {"ACTIVE_RUN_STATUSES", "DagsterRun", "NOT_FINISHED_STATUSES", "RunRecord"},
-    "dagster._core.storage.event_log.schema": {"AssetCheckExecutionsTable", "SqlEventLogStorageTable"},
-    "dagster._core.storage.event_log.sql_event_log": {"SqlEventLogStorage"},
-    "dagster._core.storage.sqlite_storage": {"DagsterSqliteStorage"},
-    "dagster._core.storage.tags": {
-        "PRIORITY_TAG",
-        "RETRY_NUMBER_TAG",
-        "RETRY_ON_ASSET_OR_OP_FAILURE_TAG",
-        "RETRY_STRATEGY_TAG",
-        "RUN_FAILURE_REASON_TAG",
-        "RUN_KEY_TAG",
-        "WILL_RETRY_TAG",
-    },
-    "dagster._core.workspace.context": {"IWorkspaceProcessContext"},
-    "dagster._daemon": {"controller", "sensor"},
-    "dagster._daemon.auto_run_reexecution.auto_run_reexecution": {"filter_runs_to_should_retry", "retry_run"},
-    "dagster._daemon.auto_run_reexecution.event_log_consumer": {"EventLogConsumerDaemon"},
-    "dagster._daemon.cli": {"main"},
-    "dagster._daemon.daemon": {"DaemonIterator", "MonitoringDaemon", "SpanMarker"},
-    "dagster._daemon.run_coordinator.queued_run_coordinator_daemon": {"QueuedRunCoordinatorDaemon"},
-    "dagster._daemon.types": {"DaemonHeartbeat"},
-    "dagster._serdes": {"ConfigurableClassData", "deserialize_value", "serialize_value"},
-    "dagster._utils.error": {"serializable_error_info_from_exc_info"},
-    "dagster._utils.interrupts": {"check_captured_interrupt"},
-    "dagster_async_executor": {"async_executor"},
-    "dagster_celery.launcher": {"CeleryRunLauncher"},
-    "dagster_celery.make_app": {"make_app"},
-    "dagster_celery.tags": {"DAGSTER_CELERY_TASK_ID_TAG"},
-    "dagster_celery.tasks": {"create_execute_job_task", "create_resume_job_task"},
-    "dagster_postgres": {"DagsterPostgresStorage"},
-    "dagster_postgres.event_log": {"PostgresEventLogStorage"},
-    "dagster_postgres.run_storage": {"PostgresRunStorage"},
-    "dagster_postgres.schedule_storage": {"PostgresScheduleStorage"},
-    "dagster_postgres.utils": {"create_pg_connection", "DagsterPostgresException"},
-    "dagster_webserver": {"app"},
-    "dagster_webserver.cli": {"main"},
-    "dagster_webserver.webserver": {"DagsterWebserver"},
-}
-
-#: The parameters that calls or overrides of ours go by; more may follow.
-SIGNATURES = {
-    "dagster_celery.launcher:CeleryRunLauncher.terminate": ["self", "run_id"],
-    "dagster_celery.launcher:CeleryRunLauncher.check_run_worker_health": ["self", "run"],
-    "dagster_celery.launcher:CeleryRunLauncher.get_run_worker_debug_info": [
-        "self",
-        "run",
-        "include_container_logs",
-    ],
-    "dagster_celery.launcher:CeleryRunLauncher.from_config_value": ["inst_data", "config_value"],
-    "dagster_celery.launcher:CeleryRunLauncher.__init__": [
-        "self",
-        "default_queue",
-        "broker",
-        "backend",
-        "include",
-        "config_source",
-        "inst_data",
-    ],
-    "dagster_celery.make_app:make_app": ["app_args"],
-    "dagster_celery.tasks:create_execute_job_task": ["celery", "task_kwargs"],
-    "dagster_celery.tasks:create_resume_job_task": ["celery", "task_kwargs"],
-    "dagster_postgres:DagsterPostgresStorage.__init__": [
-        "self",
-        "postgres_url",
-        "should_autocreate_tables",
-        "inst_data",
-    ],
-    "dagster._core.storage.sqlite_storage:DagsterSqliteStorage.__init__": ["self", "base_dir", "inst_data"],
-    "dagster._core.run_coordinator:QueuedRunCoordinator.submit_run": ["self", "context"],
-    "dagster._daemon.run_coordinator.queued_run_coordinator_daemon:QueuedRunCoordinatorDaemon.core_loop": [
-        "self",
-        "workspace_process_context",
-        "shutdown_event",
-    ],
-    "dagster._daemon.auto_run_reexecution.event_log_consumer:EventLogConsumerDaemon.run_iteration": [
-        "self",
-        "workspace_process_context",
-    ],
-    "dagster._daemon.auto_run_reexecution.auto_run_reexecution:retry_run": ["failed_run", "workspace_context"],
-    "dagster._daemon.auto_run_reexecution.auto_run_reexecution:filter_runs_to_should_retry": ["runs", "instance"],
-    "dagster._daemon.daemon:MonitoringDaemon.run_iteration": ["self", "workspace_process_context"],
-    "dagster._utils.interrupts:check_captured_interrupt": [],
-    "dagster_webserver.webserver:DagsterWebserver.index_html_endpoint": ["self", "request"],
-}
-
-
-def modules() -> list[Path]:
-    return sorted(ROOT.rglob("*.py"))
+PRIVATE = re.compile(r"^(dagster(_postgres|_shared|_webserver)?(\.|$))")
 
 
 def imports_of(path: Path) -> set[tuple[str, str]]:
@@ -139,32 +40,129 @@ def resolve(place: str) -> Any:
     return found
 
 
-def test_this_list_is_whole() -> None:
-    used = set().union(*(imports_of(path) for path in modules()))
-    listed = {(module, name) for module, names in IMPORTS.items() for name in names}
-    assert used - listed == set(), "a module leans on a private piece that is not listed here"
+def private_classes() -> set[str]:
+    names = (there for group in internals.GROUPS for names in group.names.values() for there in names)
+    return {there for there in names if there[0].isupper()}
 
 
-@pytest.mark.parametrize("module", sorted(IMPORTS))
-def test_a_module_still_has_its_names(module: str) -> None:
-    there = importlib.import_module(module)
-    assert {name for name in IMPORTS[module] if not hasattr(there, name)} == set()
+def test_one_file_imports_private_modules() -> None:
+    others = [path for path in ROOT.rglob("*.py") if path.name != "internals.py" and imports_of(path)]
+    assert others == []
 
 
-@pytest.mark.parametrize("place", sorted(SIGNATURES))
-def test_a_signature_is_as_it_was(place: str) -> None:
-    function: Callable[..., Any] = resolve(place)
-    expected = SIGNATURES[place]
-    assert list(inspect.signature(function).parameters)[: len(expected)] == expected
+def test_what_type_checking_sees_is_what_the_list_says() -> None:
+    listed = {
+        (module, name)
+        for group in internals.GROUPS
+        for module, names in group.names.items()
+        for name in names
+        if "=" not in name  # exported under another name: a module or a function that is looked up while running
+    }
+    assert imports_of(ROOT / "platform" / "internals.py") == listed
+
+
+@pytest.mark.parametrize("group", internals.GROUPS, ids=lambda group: group.use.split(" (")[0])
+def test_this_dagster_has_every_name_attribute_and_parameter(group: internals.Group) -> None:
+    assert internals.missing_of(group) == []
+
+
+@pytest.mark.parametrize("name", sorted(internals._WHERE))
+def test_every_listed_name_is_used(name: str) -> None:
+    word = re.compile(rf"\b{name}\b")
+    assert any(word.search(path.read_text()) for path in ROOT.rglob("*.py") if path.name != "internals.py")
+
+
+def listed_attributes() -> set[str]:
+    return {place.rpartition(":")[2].rpartition(".")[2] for group in internals.GROUPS for place in group.attributes}
+
+
+def subclasses_of_private_classes() -> Iterator[tuple[ast.ClassDef, type]]:
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases = {each.id for base in node.bases for each in ast.walk(base) if isinstance(each, ast.Name)}
+                yield from ((node, getattr(internals, base)) for base in bases & private_classes())
+
+
+def methods_of(node: ast.ClassDef) -> set[str]:
+    return {each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def private_attributes(node: ast.AST) -> set[str]:
+    return {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute) and re.match("_[a-z]", each.attr)}
+
+
+def test_every_method_that_is_overridden_is_listed() -> None:
+    found = {
+        name
+        for node, theirs in subclasses_of_private_classes()
+        for name in methods_of(node)
+        if not name.startswith("__") and hasattr(theirs, name)
+    }
+    assert {"_priority_sort", "terminate"} <= found
+    assert found <= listed_attributes(), found - listed_attributes()
+
+
+def test_every_private_attribute_that_is_read_or_assigned_is_listed() -> None:
+    """Of a private class, in its subclasses here."""
+    found = {
+        name
+        for node, theirs in subclasses_of_private_classes()
+        for name in private_attributes(node) - methods_of(node)
+        if internals._resolve(f"{theirs.__module__}:{theirs.__qualname__}.{name}") is not None
+    }
+    assert {"_engine", "_run_storage", "_event_to_row"} <= found
+    assert found <= listed_attributes(), found - listed_attributes()
+
+
+def test_every_private_attribute_of_another_object_is_listed() -> None:
+    """In the platform, of objects of a class that another file defines."""
+    standard = {"_exit", "_replace"}  # of os, and of a named tuple
+    found: set[str] = set()
+    for path in (ROOT / "platform").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(tree))
+        own = {each.name for each in nodes if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+        own |= {each.attr for each in nodes if isinstance(each, ast.Attribute) and ast.unparse(each.value) == "self"}
+        found |= private_attributes(tree) - own
+    assert found - standard <= listed_attributes(), found - standard - listed_attributes()
+
+
+def test_every_name_and_attribute_has_one_policy() -> None:
+    names = [exported for exported, _, _ in internals._places()]
+    places = [place for group in internals.GROUPS for place in group.attributes]
+    assert len(names) == len(set(names))
+    assert len(places) == len(set(places))
+
+
+def test_a_name_that_has_moved_refuses_or_degrades_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def group(policy: internals.Policy) -> internals.Group:
+        return internals.Group(
+            use="a test",
+            instead="",
+            when_gone=policy,
+            effect="nothing works",
+            names={"dagster._core.launcher": ["Gone"]},
+        )
+
+    monkeypatch.setattr(internals, "GROUPS", (group("refuse"),))
+    with pytest.raises(
+        SettingsError, match=r"has no dagster\._core\.launcher:Gone .*: nothing works\. Install"
+    ) as refused:
+        internals.check_internals()
+    assert "\n" not in str(refused.value)
+    monkeypatch.setattr(internals, "GROUPS", (group("degrade"),))
+    internals.check_internals()
+    assert "dagster._core.launcher:Gone" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("package", "version"),
     [
         ("dagster", "1.13.27"),
-        ("dagster-celery", "0.29.27"),
         ("dagster-postgres", "0.29.27"),
-        ("dagster-async-executor", "0.0.4"),
     ],
 )
 def test_the_versions_that_this_was_found_with(package: str, version: str) -> None:
@@ -192,44 +190,17 @@ def test_the_web_server_is_made_by_its_name_and_its_page_takes_our_script() -> N
     assert with_script.index("unpinned-tags") < with_script.index(" src=")
 
 
-def test_the_launcher_keeps_its_celery_application_and_its_instance() -> None:
-    launcher = resolve("dagster_celery.launcher:CeleryRunLauncher")
-    assert "celery" in launcher.__annotations__
-    source = inspect.getsource(launcher)
-    assert "self._instance" in source
-    assert "DAGSTER_CELERY_TASK_ID_TAG" in source
-    assert launcher.supports_check_run_worker_health.fget(None) is True
-
-
 def test_the_tags_by_which_runs_are_found() -> None:
     tags = importlib.import_module("dagster._core.storage.tags")
     assert tags.RUN_KEY_TAG == "dagster/run_key"
     assert tags.WILL_RETRY_TAG == "dagster/will_retry"
-    assert importlib.import_module("dagster_celery.tags").DAGSTER_CELERY_TASK_ID_TAG == "dagster-celery/task_id"
 
 
 def test_the_switches_by_which_storage_knows_a_mere_look() -> None:
-    from quel_dagster.pipeline import storage  # noqa: PLC0415
+    from quel_dagster.platform import storage  # noqa: PLC0415
 
     cli = importlib.import_module("dagster._cli.definitions")
     dev = importlib.import_module("dagster._cli.dev")
-    assert all(any(name in inspect.getsource(module) for module in (cli, dev)) for name in storage._LOOKING), (
+    assert all(any(name in inspect.getsource(module) for module in (cli, dev)) for name in storage._INSPECTING), (
         "dagster dev and dagster definitions validate no longer say that they are"
     )
-
-
-def test_the_async_executor_takes_our_configuration() -> None:
-    definition = importlib.import_module("dagster_async_executor.executor_definition")
-    fields = definition.ASYNC_CONFIG.config_type.fields
-    assert {"max_concurrent", "retries"} <= set(fields)
-
-
-def test_pieces_of_dagster_that_the_async_executor_itself_imports() -> None:
-    """Its imports are at the top of these modules: importing them is the test."""
-    for name in (
-        "dagster_async_executor.executor",
-        "dagster_async_executor.execution.plan.compute",
-        "dagster_async_executor.execution.plan.execute_plan",
-        "dagster_async_executor.execution.plan.execute_step",
-    ):
-        importlib.import_module(name)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,20 @@ import psycopg
 import pytest
 import redis
 
+from quel_dagster.adapters.database.web_app_tables import WEB_APP_SQL
 from quel_dagster.errors import HomeBusyError, ServiceError, SettingsError
-from quel_dagster.sandbox.endpoints import running_endpoints
-from quel_dagster.sandbox.services import Stack
-from quel_dagster.sandbox.supervisor import MARK
+from quel_dagster.sandbox.embedded import EmbeddedServers
+from quel_dagster.services.endpoints import running_endpoints
+from quel_dagster.services.stack import Stack
+from quel_dagster.services.supervisor import MARK
 from quel_dagster.settings import Settings
 
 HANG = 60.0
+_PUBLIC = "SELECT array_agg(tablename::text ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'"
 SERVERS = ("postgres", "redis")
-#: definitions and a Celery application with nothing of ours in them
+#: definitions and a Celery application without this project's code
 _TOYS = {
     "toy_definitions.py": "import dagster\n\n@dagster.job\ndef toy(): ...\n\ndefs = dagster.Definitions(jobs=[toy])\n",
-    "toy_celery.py": (
-        "import os\nfrom celery import Celery\n"
-        "app = Celery(broker=os.environ['CELERY_BROKER_URL'], backend=os.environ['CELERY_RESULT_BACKEND'])\n"
-    ),
 }
 
 
@@ -43,6 +42,7 @@ _TOYS = {
 def home() -> Iterator[Path]:
     # a deep path with everything in it that a URL, a shell or a configuration file may stumble over
     with tempfile.TemporaryDirectory(prefix="quel tests' é-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # as root, PostgreSQL is another user, and opens no folder by itself
         yield Path(folder) / ("d" * 60) / ("e" * 60) / "home"
 
 
@@ -53,13 +53,12 @@ def toys(tmp_path: Path) -> dict[str, Any]:
         (tmp_path / name).write_text(text)
     return {
         "definitions": "toy_definitions",
-        "celery_app": "toy_celery",
         "environment": {"PYTHONPATH": str(tmp_path)},
     }
 
 
 def _servers(home: Path, **more: Any) -> Stack:
-    return Stack(Settings.read(home=home), only=SERVERS, **more)
+    return Stack(Settings.read(home=home), embedded=EmbeddedServers(), only=SERVERS, **more)
 
 
 def _until(condition: Callable[[], object]) -> None:
@@ -106,6 +105,19 @@ def test_data_and_urls_stay_from_start_to_start(home: Path) -> None:
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
+def test_the_append_only_file_of_redis_6_is_read(home: Path) -> None:
+    """Installations before Valkey have one file, newer servers a folder of them."""
+    (home / "redis").mkdir(parents=True)
+    commands = (("SELECT", "0"), ("LPUSH", "jobs:queue", "older"), ("LPUSH", "jobs:queue", "newer"))
+    (home / "redis" / "appendonly.aof").write_text("".join(_resp(command) for command in commands), newline="")
+    with _servers(home) as stack, redis.Redis.from_url(stack.endpoints.redis_url) as client:
+        assert client.lrange("jobs:queue", 0, -1) == [b"newer", b"older"]
+
+
+def _resp(words: Sequence[str]) -> str:
+    return f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+
+
 def test_an_embedded_database_has_the_web_apps_tables_and_one_for_dagster(home: Path) -> None:
     with _servers(home) as stack:
         where = stack.endpoints
@@ -115,7 +127,7 @@ def test_an_embedded_database_has_the_web_apps_tables_and_one_for_dagster(home: 
         assert where.dagster_postgres_url.startswith("postgresql+psycopg2://")
 
 
-def test_nobody_else_on_the_machine_gets_in(home: Path) -> None:
+def test_other_users_of_the_machine_are_refused(home: Path) -> None:
     with _servers(home) as stack:
         where = stack.endpoints
         secrets = json.loads((home / "credentials.json").read_text())
@@ -177,7 +189,7 @@ def test_two_homes_do_not_meet(home: Path) -> None:
         assert _one(other.endpoints.database_url, "SELECT to_regclass('mine')") is None
 
 
-def test_a_second_start_of_a_home_is_refused_and_the_first_goes_on(home: Path) -> None:
+def test_a_second_start_of_a_home_is_refused(home: Path) -> None:
     with _servers(home) as stack:
         with pytest.raises(HomeBusyError, match=f"process {os.getpid()}"):
             _servers(home).start()
@@ -197,12 +209,15 @@ def test_a_port_in_use_is_named(home: Path) -> None:
 
 def test_all_services_start_answer_and_stop(home: Path, toys: dict[str, Any]) -> None:
     lines: list[str] = []
-    with Stack(Settings.read(home=home, workers=1), echo=lines.append, **toys) as stack:
+    with Stack(Settings.read(home=home, workers=1), embedded=EmbeddedServers(), echo=lines.append, **toys) as stack:
         names = {"postgres", "redis", "gemini", "code-server", "webserver", "daemon", "worker"}
         assert set(stack.supervisor.pids()) == names
         assert {line.split(":")[0] for line in lines} == names
         stack.check()
-        os.kill(stack.supervisor.pids()["code-server"], signal.SIGKILL)
+        code_server = psutil.Process(stack.supervisor.pids()["code-server"])
+        assert [c for c in code_server.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN] == []
+        assert stack.endpoints.code_server_socket.parent.stat().st_mode & 0o777 == 0o700
+        code_server.kill()
         assert stack.wait(HANG)
         with pytest.raises(ServiceError, match=r"^code-server ended by SIGKILL"):
             stack.check()
@@ -213,6 +228,8 @@ def test_what_is_given_is_used_and_only_our_schema_is_made_there(home: Path, toy
     with _servers(home) as outside, socket.create_server(("127.0.0.1", 0)) as gemini:
         _one(outside.endpoints.database_url, "CREATE DATABASE theirs")
         theirs = outside.endpoints.database_url.removesuffix("/quel") + "/theirs"
+        _one(theirs, WEB_APP_SQL)
+        before = _one(theirs, _PUBLIC)
         settings = Settings.read(
             home=home.with_name("given"),
             workers=1,
@@ -221,7 +238,7 @@ def test_what_is_given_is_used_and_only_our_schema_is_made_there(home: Path, toy
             gemini_base_url=f"http://127.0.0.1:{gemini.getsockname()[1]}",
             gemini_api_key="k3y",
         )
-        with Stack(settings, **toys) as stack:
+        with Stack(settings, embedded=EmbeddedServers(), **toys) as stack:
             assert set(stack.supervisor.pids()) == {"code-server", "webserver", "daemon", "worker"}
             environment = psutil.Process(stack.supervisor.pids()["worker"]).environ()
             assert environment["DATABASE_URL"] == theirs
@@ -232,16 +249,17 @@ def test_what_is_given_is_used_and_only_our_schema_is_made_there(home: Path, toy
                 "SELECT array_agg(DISTINCT table_schema::text) FROM information_schema.tables"
                 " WHERE table_schema NOT IN ('pg_catalog', 'information_schema')",
             )
-            assert schemas == ["quel_dagster"]
+            assert schemas == ["public", "quel_dagster"]
+            assert _one(theirs, _PUBLIC) == before
             assert _one(theirs, "SELECT count(*) FROM quel_dagster.runs") == 0
 
 
 def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    settings = Settings.read(home=home, database_url=f"postgresql://u:s3cret@127.0.0.1:{port}/d")
+    settings = Settings.read(home=home, database_url=f"postgresql://u:s3cret@127.0.0.1:{port}/d", gemini_api_key="k3y")
     with pytest.raises(SettingsError, match=r"^DATABASE_URL: ") as caught:
-        Stack(settings).start()
+        Stack(settings, embedded=EmbeddedServers()).start()
     assert "s3cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -250,7 +268,13 @@ def test_definitions_that_do_not_load_fail_the_start_with_the_reason(home: Path,
     lines: list[str] = []
     toys["definitions"] = "no_such_module"
     with pytest.raises(ServiceError, match=r"^code-server ended"):
-        Stack(Settings.read(home=home), echo=lines.append, only=("postgres", "code-server"), **toys).start()
+        Stack(
+            Settings.read(home=home),
+            embedded=EmbeddedServers(),
+            echo=lines.append,
+            only=("postgres", "code-server"),
+            **toys,
+        ).start()
     assert any("no_such_module" in line for line in lines), lines
 
 
@@ -263,10 +287,12 @@ class _Up:
     def __init__(self, home: Path, toys: dict[str, Any]) -> None:
         program = (
             "import sys\n"
-            "from quel_dagster.sandbox import services\n"
+            "from quel_dagster.sandbox.embedded import EmbeddedServers\n"
+            "from quel_dagster.services.foreground import run_up\n"
             "from quel_dagster.settings import Settings\n"
-            "services.DEFINITIONS, services.CELERY_APP = 'toy_definitions', 'toy_celery'\n"
-            "sys.exit(services.run_up(Settings.read(), port=0, echo=lambda line: print(line, flush=True)))\n"
+            "say = lambda line: print(line, flush=True)\n"
+            "toys = {'definitions': 'toy_definitions'}\n"
+            "sys.exit(run_up(Settings.read(), embedded=EmbeddedServers(), port=0, echo=say, **toys))\n"
         )
         self.home = home
         self.process = subprocess.Popen(
@@ -297,17 +323,17 @@ def up(home: Path, toys: dict[str, Any]) -> Iterator[_Up]:
     _until(lambda: not _processes_of(home))
 
 
-def test_up_runs_until_it_is_told_to_stop(up: _Up, toys: dict[str, Any]) -> None:
-    url = re.search(r"http://\S+", up.read_until("Everything is ready"))
+def test_up_runs_until_it_is_stopped(up: _Up, toys: dict[str, Any]) -> None:
+    url = re.search(r"Dagster at (http://\S+)", up.read_until("Everything is ready"))
     assert url is not None
     with pytest.raises(HomeBusyError, match=f"process {up.process.pid}"):
-        Stack(Settings.read(home=up.home), **toys).start()
+        Stack(Settings.read(home=up.home), embedded=EmbeddedServers(), **toys).start()
     where = running_endpoints(Settings.read(home=up.home))
-    assert where.webserver_url == url.group()
+    assert where.webserver_url == url[1]
     # one that hangs, and one that has died, are no hindrance
-    webserver = "quel_dagster.pipeline.webserver"
+    webserver = "quel_dagster.cli.webserver"
     os.kill(next(p.pid for p in _processes_of(up.home) if webserver in p.cmdline()), signal.SIGSTOP)
-    os.kill(next(p.pid for p in _processes_of(up.home) if "redis-server" in p.name()), signal.SIGKILL)
+    os.kill(next(p.pid for p in _processes_of(up.home) if "valkey-server" in p.name()), signal.SIGKILL)
     up.process.send_signal(signal.SIGTERM)
     up.read_until("Stopping")
     said = up.rest()
@@ -316,10 +342,25 @@ def test_up_runs_until_it_is_told_to_stop(up: _Up, toys: dict[str, Any]) -> None
     assert _processes_of(up.home) == []
 
 
-def test_a_killed_up_leaves_nothing_running_and_the_next_starts(up: _Up) -> None:
+def test_up_starts_in_a_shell_that_has_the_variables_of_the_one_before_and_after_one_that_was_killed(
+    up: _Up, toys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`eval "$(quel env)"`, Ctrl-C, `quel up`: the URLs are those of servers that are to be started."""
     up.read_until("Everything is ready")
-    up.process.kill()
-    up.process.wait()
+    variables = running_endpoints(Settings.read(home=up.home)).environment()
+    up.process.send_signal(signal.SIGINT)
+    said = up.rest()
+    assert up.process.returncode == 0, said
+    with monkeypatch.context() as shell:
+        for name, value in variables.items():
+            shell.setenv(name, value)
+        again = _Up(up.home, toys)
+    try:
+        assert again.read_until("redis: ready")
+        assert again.read_until("Everything is ready")
+    finally:
+        again.process.kill()
+        again.rest()
     _until(lambda: not _processes_of(up.home))
     with _servers(up.home) as stack:
         assert _one(stack.endpoints.database_url, "SELECT 1") == 1

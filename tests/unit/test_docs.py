@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from quel_dagster.definitions import defs
 from quel_dagster.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,14 @@ def test_every_setting_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     named = set(re.findall(r"`([A-Z][A-Z_]+)`", readme[readme.index("## Configuration") :]))
     assert {str(field.alias) for field in Settings.model_fields.values()} - named == set()
+
+
+def test_every_schedule_sensor_and_check_is_on_the_page_about_operations() -> None:
+    repository = defs.get_repository_def()
+    names = {each.name for each in (*repository.schedule_defs, *repository.sensor_defs)}
+    names |= {key.name for key in repository.asset_graph.asset_check_keys}
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert {name for name in names if f"`{name}`" not in page} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""What was taught is told by nobody: in no notation, log record, traceback or error; and innocent text stays."""
+"""Registered secrets are replaced in every notation, log record, traceback and error; other text stays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quel_dagster.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def _nothing_taught(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(redaction, "_notations", frozenset())
     monkeypatch.setattr(redaction, "_pattern", None)
     factory = logging.getLogRecordFactory()
@@ -69,14 +69,14 @@ def test_passwords_of_urls_that_were_taught_wherever_they_stand() -> None:
         ("GET https://s3/b/k?width=100", "GET https://s3/b/k?width=100"),
     ],
 )
-def test_what_nobody_taught_but_any_url_may_hold(text: str, clean: str) -> None:
+def test_passwords_and_signatures_in_unregistered_urls_are_replaced(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 
 def test_a_weak_password_does_not_spoil_innocent_words() -> None:
     learn("postgres", "quel", "redis")
-    text = 'quel: postgresql://host, redis away, user "postgres"'
-    assert redact(text) == f'quel: postgresql://host, redis away, user "{MASK}"'
+    text = 'quel: postgresql://host, redis down, user "postgres"'
+    assert redact(text) == f'quel: postgresql://host, redis down, user "{MASK}"'
 
 
 def test_the_longer_of_two_secrets_goes_first() -> None:
@@ -84,7 +84,7 @@ def test_the_longer_of_two_secrets_goes_first() -> None:
     assert redact("canary-canary-1-and-more") == MASK
 
 
-def test_whoever_reads_the_settings_teaches_them() -> None:
+def test_reading_the_settings_registers_their_secrets() -> None:
     Settings.read(
         _env_file=None,
         database_url="postgresql://quel:canary-database@h/db",
@@ -95,14 +95,14 @@ def test_whoever_reads_the_settings_teaches_them() -> None:
         alert_webhook_url="https://hooks.example/services/canary-hook",
         storage_url="supabase:",
     )
-    told = " ".join(f"canary-{name}," for name in ("database", "redis", "supabase", "aws", "gemini"))
-    assert "canary" not in redact(told)
+    text = " ".join(f"canary-{name}," for name in ("database", "redis", "supabase", "aws", "gemini"))
+    assert "canary" not in redact(text)
     assert redact("POST https://hooks.example/services/canary-hook") == f"POST {MASK}"
     assert "canary" not in redact("request line: /services/canary-hook")
     assert redact("STORAGE_URL is supabase: at h/db") == "STORAGE_URL is supabase: at h/db"
 
 
-def test_errors_of_ours_hold_none() -> None:
+def test_errors_of_this_project_are_redacted() -> None:
     learn("canary-of-this-test")
     assert str(QuelError("refused: key canary-of-this-test is bad")) == f"refused: key {MASK} is bad"
 
@@ -117,7 +117,7 @@ class _Lines(logging.Handler):
         self.lines.append(self.format(record))
 
 
-def test_log_records_whatever_handler_sees_them() -> None:
+def test_log_records_are_redacted_for_every_handler() -> None:
     learn("canary-of-this-test")
     redaction.install()
     redaction.install()
@@ -136,15 +136,15 @@ def test_log_records_whatever_handler_sees_them() -> None:
         fail()
     except ValueError:
         log.exception("it failed")
-    told = "\n".join(lines.lines)
+    printed = "\n".join(lines.lines)
     assert lines.lines[:2] == [f"theirs key {MASK}, url redis://:{MASK}@h", "theirs as it is: 7 %"]
-    assert "canary" not in told
-    assert "ValueError: outer" in told
-    assert f"inner {MASK}" in told
+    assert "canary" not in printed
+    assert "ValueError: outer" in printed
+    assert f"inner {MASK}" in printed
 
 
 @pytest.mark.parametrize("place", ["main", "thread"])
-def test_exceptions_that_nobody_caught(place: str) -> None:
+def test_uncaught_exceptions_are_redacted(place: str) -> None:
     program = """
         import sys, threading
         from quel_dagster import redaction

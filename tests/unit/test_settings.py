@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from quel_dagster.errors import SettingsError
+from quel_dagster.jobs.models import DEFAULT_MODEL
 from quel_dagster.settings import Settings
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env` of whoever runs the tests."""
+    """No `.env` of the user that runs the tests."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -24,16 +25,16 @@ def test_nothing_set_is_the_embedded_default() -> None:
     assert settings.storage_url is None
     assert settings.gemini_api_key is None
     assert settings.gemini_base_url is None
-    assert settings.gemini_model == "gemini-2.5-flash-image"
+    assert settings.gemini_model == DEFAULT_MODEL
     assert settings.image_per_price == 20
     assert settings.max_concurrent_images == 2
     assert settings.gemini_attempts == 5
-    assert settings.gemini_timeout_seconds == 120
+    assert settings.gemini_timeout_seconds is None
     assert settings.home == Path(".quel")
 
 
 def test_everybodys_home_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/home/user")
     assert Settings.read().home == Path(".quel")
     monkeypatch.setenv("QUEL_HOME", "/srv/quel")
     assert Settings.read().home == Path("/srv/quel")
@@ -50,6 +51,10 @@ def test_everybodys_home_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         ("QUEL_MAX_RUNS_PER_MEMBER", "4", "max_runs_per_member", 4),
         ("QUEL_SMALL_JOB_PICTURES", "0", "small_job_pictures", 0),
         ("GEMINI_MODEL", "another", "gemini_model", "another"),
+        ("GEMINI_MODEL_FASHION", "another", "gemini_model_fashion", "another"),
+        ("GEMINI_IMAGE_SIZE", "2K", "gemini_image_size", "2K"),
+        ("GEMINI_THINKING", "high", "gemini_thinking", "high"),
+        ("GOOGLE_GENAI_USE_VERTEXAI", "true", "use_vertex_ai", True),
         ("GEMINI_BASE_URL", "http://h/p", "gemini_base_url", "http://h/p"),
         ("SUPABASE_STORAGE_BASE_URL", "https://s/x/", "storage_base_url", "https://s/x/"),
         ("SUPABASE_URL", "https://s", "supabase_url", "https://s"),
@@ -141,7 +146,7 @@ def test_a_url_wins_over_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"REDIS_HOST": "h"}, "redis://h:6379/0"),
         ({"REDIS_HOST": "h", "REDIS_PORT": "7000"}, "redis://h:7000/0"),
         ({"REDIS_HOST": "h", "REDIS_USE_TLS": "true"}, "rediss://h:6379/0"),
-        ({"REDIS_HOST": "h", "REDIS_PASSWORD": "p@ss/w:rd"}, "redis://:p%40ss%2Fw%3Ard@h:6379/0"),
+        ({"REDIS_HOST": "h", "REDIS_PASSWORD": "p@ss/w:rd"}, "redis://default:p%40ss%2Fw%3Ard@h:6379/0"),
         (
             {"REDIS_HOST": "h", "REDIS_USERNAME": "default", "REDIS_PASSWORD": "x", "REDIS_USE_TLS": "1"},
             "rediss://default:x@h:6379/0",

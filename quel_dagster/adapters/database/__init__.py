@@ -1,5 +1,5 @@
-"""The door to PostgreSQL: every SQL statement of this project lives in this room (and nowhere else).
+"""Access to PostgreSQL: every SQL statement of this project is in this package.
 
-`schema/web_app.sql` creates the web app's tables in an embedded database, never in one that exists;
-`schema/quel_dagster.sql` is our own schema, whose functions hold the transactions; `store.py` calls them.
+`schema/web_app.sql` creates the web app's tables in an embedded database, never in another one. `migrations/` creates
+the schema of this project with the functions that hold the transactions; `work`, `recovery` and `jobs` call them.
 """

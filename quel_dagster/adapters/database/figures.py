@@ -1,7 +1,7 @@
-"""Figures over many jobs: what waits now, how a day went, which payers run low.
+"""Count over many jobs: jobs that wait now, results of a day, payers with a low balance.
 
-Belongs here: questions that count. Every one goes through an index of the web app's tables (domain.md §2), so that
-asking each minute costs nothing, whatever the tables hold.
+Every query uses an index of the web app's tables (domain.md §2), except where it says otherwise, so that it can run
+each minute on tables of any size.
 """
 
 from __future__ import annotations
@@ -10,42 +10,52 @@ from datetime import datetime
 
 from sqlalchemy import text
 
+from quel_dagster.adapters.database.kinds import CATEGORY, FOREIGN_KIND
+from quel_dagster.adapters.database.rows import read, read_one
 from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.database.usage import ModelUsage, usage_of_span
 from quel_dagster.jobs.model import Value
 
-#: Open jobs, by (job_status); jobs of the last hour, by (created_at).
+#: Open jobs of this project, by (job_status); jobs of the last hour, by (created_at).
 _BACKLOG = text(
-    """
-    select (select count(*) from public.quel_production_jobs where job_status = 'pending') as pending,
-           (select count(*) from public.quel_production_jobs where job_status = 'processing') as processing,
+    f"""
+    with open as (
+        select j.job_id, j.job_status, j.created_at
+        from public.quel_production_jobs j
+        join public.quel_production_photo p using (production_id)
+        where j.job_status in ('pending', 'processing') and {FOREIGN_KIND} is null
+    )
+    select (select count(*) from open where job_status = 'pending') as pending,
+           (select count(*) from open where job_status = 'processing') as processing,
            (select extract(epoch from now() - min(created_at))::float8
-            from public.quel_production_jobs where job_status = 'pending') as oldest_waiting_seconds,
-           (select job_id from public.quel_production_jobs where job_status = 'pending'
-            order by created_at limit 1) as oldest_waiting_job,
+            from open where job_status = 'pending') as oldest_waiting_seconds,
+           (select job_id::text
+            from open where job_status = 'pending' order by created_at limit 1) as oldest_waiting_job,
            (select count(*) from quel_dagster.job_lease where expires_at > clock_timestamp()) as leases,
            (select max(attach_id) from public.quel_attach) as newest_attach_id
-    """
+    """  # noqa: S608  nothing of outside is in it
 )
 
 #: Jobs written in a span of time, as they stand now, with what was charged for their productions' pictures.
 _SPAN = text(
-    """
+    f"""
     with jobs as (
-        select job_id, production_id, coalesce(quel_production_path, 'fashion') as category,
-               coalesce(job_status::text, 'pending') as status, coalesce(completed_images, 0) as completed,
-               coalesce(failed_images, 0) as failed, error_message,
-               extract(epoch from completed_at - created_at)::float8 as waited,
-               extract(epoch from completed_at - started_at)::float8 as worked
-        from public.quel_production_jobs
-        where created_at >= cast(:begin as timestamptz) and created_at < cast(:end as timestamptz)
+        select j.job_id, {CATEGORY} as category,
+               coalesce(j.job_status::text, 'pending') as status, coalesce(j.completed_images, 0) as completed,
+               coalesce(j.failed_images, 0) as failed,
+               extract(epoch from j.completed_at - j.created_at)::float8 as waited,
+               extract(epoch from j.completed_at - j.started_at)::float8 as worked
+        from public.quel_production_jobs j
+        join public.quel_production_photo p using (production_id)
+        where j.created_at >= cast(:begin as timestamptz) and j.created_at < cast(:end as timestamptz)
     )
     select category, status, count(*) as jobs, count(*) filter (where status = 'completed' and failed > 0) as partial,
            sum(completed) as pictures,
            sum(case when status in ('pending', 'processing') then 0 else failed end) as failed,
-           array_agg(waited) filter (where waited is not null) as waited,
-           array_agg(worked) filter (where worked is not null) as worked
+           coalesce(array_agg(waited) filter (where waited is not null), '{{}}') as waited,
+           coalesce(array_agg(worked) filter (where worked is not null), '{{}}') as worked
     from jobs group by category, status
-    """
+    """  # noqa: S608  nothing of outside is in it
 )
 _SPAN_REASONS = text(
     """
@@ -91,7 +101,7 @@ _FORGET_OP_OUTPUT = text(
 
 
 class Backlog(Value):
-    """What waits and what is worked on now."""
+    """Return the jobs that wait and the jobs at work now."""
 
     pending: int
     processing: int
@@ -104,7 +114,7 @@ class Backlog(Value):
 
 
 class Group(Value):
-    """The jobs of a span with one category and status."""
+    """The jobs of a span of time with one category and status."""
 
     category: str
     status: str
@@ -120,53 +130,46 @@ class Group(Value):
 
 
 class Span(Value):
-    """How the jobs written in a span of time went."""
+    """The results of the jobs written in a span of time."""
 
     groups: tuple[Group, ...]
-    #: charged in that time, for whatever job
+    #: credits charged in that time, for any job
     credits: int
     charges: int
+    #: what Gemini cost in that time, by model
+    gemini: tuple[ModelUsage, ...] = ()
     #: error_message, and how many jobs ended with it
     reasons: tuple[tuple[str, int], ...]
 
 
 async def backlog(database: Database) -> Backlog:
-    """What waits and what is worked on now."""
-    row = (await database.ask(_BACKLOG))[0]
-    return Backlog(
-        **{**row._mapping, "oldest_waiting_job": str(row.oldest_waiting_job) if row.oldest_waiting_job else None}
-    )
+    """Return the jobs that wait and the jobs at work now."""
+    return await read_one(database, Backlog, _BACKLOG)
 
 
 async def span(database: Database, begin: datetime, end: datetime) -> Span:
-    """How the jobs written from `begin` until before `end` went, as they stand now."""
-    groups = await database.ask(_SPAN, begin=begin, end=end)
+    """Return the present results of the jobs written from `begin` until before `end`."""
     money = (await database.ask(_SPAN_CREDITS, begin=begin, end=end))[0]
     reasons = await database.ask(_SPAN_REASONS, begin=begin, end=end)
     return Span(
-        groups=tuple(
-            Group(**{**row._mapping, "waited": tuple(row.waited or ()), "worked": tuple(row.worked or ())})
-            for row in groups
-        ),
+        groups=await outcomes(database, begin, end),
         credits=money.credits,
         charges=money.charges,
+        gemini=await usage_of_span(database, begin, end),
         reasons=tuple((row.reason, row.jobs) for row in reasons),
     )
 
 
 async def outcomes(database: Database, begin: datetime, end: datetime) -> tuple[Group, ...]:
-    """As `span`, the jobs alone: cheap enough for every minute."""
-    rows = await database.ask(_SPAN, begin=begin, end=end)
-    return tuple(
-        Group(**{**row._mapping, "waited": tuple(row.waited or ()), "worked": tuple(row.worked or ())}) for row in rows
-    )
+    """Return the jobs of a span alone: cheap enough for every minute."""
+    return tuple(await read(database, Group, _SPAN, begin=begin, end=end))
 
 
 async def low_balances(database: Database, *, since: datetime, least: int) -> list[tuple[str, int]]:
-    """Payers of jobs written since then who have fewer than `least` credits, the poorest first."""
+    """Return the payers of jobs written since then with fewer than `least` credits, lowest balance first."""
     return [(row.payer, row.balance) for row in await database.ask(_LOW_BALANCES, begin=since, least=least)]
 
 
 async def forget_op_outputs(database: Database, *, before: datetime, most: int) -> int:
-    """Delete up to `most` values between ops written before then; returns how many."""
+    """Delete up to `most` op outputs written before then; return the number deleted."""
     return await database.execute(_FORGET_OP_OUTPUT, before=before, most=most)

@@ -1,11 +1,14 @@
-"""Renewing a lease from a thread of its own, which a busy event loop cannot stall."""
+"""Renew leases from a thread of their own, which a busy event loop cannot stall."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import Engine, create_engine
@@ -13,18 +16,19 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from quel_dagster.adapters.database import statements as sql
-from quel_dagster.adapters.database.store import LEASE_SECONDS
 from quel_dagster.adapters.database.url import DatabaseUrl
+from quel_dagster.adapters.database.work import LEASE_SECONDS
+from quel_dagster.jobs.model import JobStatus
 
 RENEW_SECONDS = LEASE_SECONDS * 0.3
-#: While the database is away, ask again this often.
+#: Seconds between attempts while the database is unreachable.
 RETRY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
 
-class LeaseKeeper:
-    """Keeps one lease alive until `stop`; a connection is opened for each renewal only.
+class LeaseRenewer:
+    """Keeps one lease alive until `stop`. All leases of a process are renewed by one thread, in one statement.
 
     A database that does not answer is no loss: every write checks the token anyway.
     """
@@ -33,58 +37,110 @@ class LeaseKeeper:
         """
         Args:
             url: PostgreSQL URL.
-            on_lost: called once, on the keeper's thread, when another run took the lease.
+            on_lost: called once, on the renewer's thread, when another run took the lease.
         """
-        self._job_id = job_id
-        self._token = token
-        self._on_lost = on_lost
-        self._stopped = threading.Event()
-        self._engine = _short_lived_engine(url, "quel_dagster lease")
-        self._thread = threading.Thread(target=self._run, name=f"lease {job_id}", daemon=True)
-        self._thread.start()
+        self.job_id = job_id
+        self.token = token
+        self.on_lost = on_lost
+        self._all = _Renewal.of_process(url)
+        self._all.add(self)
 
     def stop(self) -> None:
-        """Renew no more. Does not wait: a renewal under way fails on the token or is harmless."""
-        self._stopped.set()
+        """Stop renewing. Does not wait: a renewal under way fails on the token, or leaves a handed over lease alone."""
+        self._all.remove(self)
+
+
+class _Renewal:
+    """The thread that renews every lease of this process in one database."""
+
+    _lock = threading.Lock()
+    _of_process: ClassVar[dict[tuple[int, str], _Renewal]] = {}
+
+    def __init__(self, url: str) -> None:
+        self._engine = _short_lived_engine(url, "quel_dagster lease")
+        self._held: dict[tuple[UUID, int], LeaseRenewer] = {}
+        self._held_lock = threading.Lock()
+        self._some = threading.Event()
+        threading.Thread(target=self._run, name="leases", daemon=True).start()
+
+    @classmethod
+    def of_process(cls, url: str) -> _Renewal:
+        """Return the renewal of this process; a forked child gets its own."""
+        with cls._lock:
+            key = (os.getpid(), url)
+            if key not in cls._of_process:
+                cls._of_process[key] = cls(url)
+            return cls._of_process[key]
+
+    def add(self, lease: LeaseRenewer) -> None:
+        with self._held_lock:
+            self._held[lease.job_id, lease.token] = lease
+        self._some.set()
+
+    def remove(self, lease: LeaseRenewer) -> None:
+        with self._held_lock:
+            self._held.pop((lease.job_id, lease.token), None)
+            if not self._held:
+                self._some.clear()
 
     def _run(self) -> None:
-        pause = RENEW_SECONDS
-        while not self._stopped.wait(pause):
-            try:
-                with self._engine.connect() as connection:
-                    held = connection.execute(
-                        sql.RENEW_LEASE, {"job_id": self._job_id, "token": self._token, "seconds": LEASE_SECONDS}
-                    ).first()
-            except DBAPIError as error:
-                _log.warning("Lease of job %s: the database does not answer (%s)", self._job_id, type(error).__name__)
-                pause = RETRY_SECONDS
-                continue
-            pause = RENEW_SECONDS
-            if held is None:
-                if not self._stopped.is_set():
-                    self._on_lost()
-                return
+        while True:
+            self._some.wait()
+            pause = self._renew()
+            time.sleep(pause)
+
+    def _renew(self) -> float:
+        """Renew all leases; return the seconds until the next renewal."""
+        with self._held_lock:
+            held = dict(self._held)
+        if not held:
+            return 0.0
+        jobs = {"job_ids": [job_id for job_id, _ in held], "tokens": [token for _, token in held]}
+        try:
+            with self._engine.connect() as connection:
+                answer = connection.execute(sql.RENEW_LEASES, {**jobs, "seconds": LEASE_SECONDS})
+                kept = {row.job_id for row in answer}
+        except DBAPIError as error:
+            _log.warning("%d leases: the database does not answer (%s)", len(held), type(error).__name__)
+            return RETRY_SECONDS
+        for (job_id, _), lease in held.items():
+            if job_id not in kept:
+                with self._held_lock:
+                    mine = self._held.pop((lease.job_id, lease.token), None)
+                if mine is not None:
+                    lease.on_lost()
+        return RENEW_SECONDS
 
 
 class LeaseBoard:
-    """Looks at leases from a thread without an event loop; one short connection a look."""
+    """Reads leases and jobs from a thread without an event loop, with one short connection per query."""
 
     def __init__(self, url: str) -> None:
         self._engine = _short_lived_engine(url, "quel_dagster health")
 
-    def is_live(self, run_id: str) -> bool:
-        """Does this run hold a lease that lives, by the database's clock?
+    def live_runs(self) -> frozenset[str]:
+        """Return the runs that hold a live lease, by the database's clock.
 
         Raises:
             sqlalchemy.exc.DBAPIError: the database does not answer.
         """
         with self._engine.connect() as connection:
-            return bool(connection.execute(sql.RUN_HOLDS_LIVE_LEASE, {"run_id": run_id}).scalar())
+            return frozenset(connection.execute(sql.RUNS_WITH_LIVE_LEASES).scalars())
+
+    def job_end(self, job_id: UUID) -> JobStatus | None:
+        """Return the status of an ended job; None while it is open or when it does not exist.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the database does not answer.
+        """
+        with self._engine.connect() as connection:
+            status = connection.execute(sql.JOB_END, {"job_id": job_id}).scalar()
+        return JobStatus(status) if status else None
 
 
 @lru_cache
 def _short_lived_engine(url: str, name: str) -> Engine:
-    """One for all leases of a process: a new engine begins by asking its server what it is. It keeps no connection."""
+    """Return the engine of all leases of a process: a new one queries the server's version first. It pools nothing."""
     return create_engine(
         DatabaseUrl.parse(url).url,
         poolclass=NullPool,

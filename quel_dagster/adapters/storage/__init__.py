@@ -1,1 +1,1 @@
-"""The object store: one door for `file:`, `s3:` and `supabase:`."""
+"""The object store: `file:`, `s3:` and `supabase:` behind one interface."""

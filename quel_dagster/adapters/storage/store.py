@@ -1,14 +1,16 @@
-"""What an object store is, and which one the settings ask for."""
+"""The interface of an object store, and the store that the settings name."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from quel_dagster.adapters.retry_policy import OBJECT_STORE, RetryPolicy
+from quel_dagster.adapters.storage.listing import StoredObject
 from quel_dagster.adapters.storage.object_store import FileStore, S3Store
-from quel_dagster.adapters.storage.patience import Patience
 from quel_dagster.adapters.storage.supabase import SupabaseStore
 from quel_dagster.errors import SettingsError
 
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 class ObjectStore(Protocol):
     """Objects under keys (`generated-images/user-…/….webp`), from many tasks of one long-lived event loop.
 
-    Every call checks the key before anything is opened, tries again where that may help, and ends before a deadline.
+    Every call checks the key before anything is opened, retries where that may help, and ends before a deadline.
     All raise StorageKeyError for a key that points outside, StorageUnavailableError when the store did not answer in
-    time or in spite of several attempts, and StorageError for what will not go away by itself.
+    time or after several attempts, and StorageError for a permanent failure.
     """
 
     @property
@@ -38,40 +40,46 @@ class ObjectStore(Protocol):
         """Bytes of an object; ObjectNotFoundError if there is none."""
 
     async def delete(self, key: str) -> None:
-        """Take an object away; that there is none is as good."""
+        """Delete an object. Deleting one that does not exist succeeds."""
+
+    def list(self, prefix: str = "") -> AsyncIterator[StoredObject]:
+        """Yield every object below the folder `prefix`, at any depth, in no given order; all objects when empty.
+
+        `prefix` names whole folders: `a/b` lists `a/b/c.webp` and not `a/bc.webp`. Objects that appear or vanish
+        meanwhile may be missed, so read the listing to its end before you delete what it named.
+        """
 
     async def aclose(self) -> None:
         """Close the connections."""
 
 
-def open_store(settings: Settings, *, patience: Patience | None = None) -> ObjectStore:
-    """The store of `STORAGE_URL`; without it Supabase, if the `SUPABASE_*` variables are set.
+def open_store(settings: Settings, *, retry_policy: RetryPolicy = OBJECT_STORE) -> ObjectStore:
+    """Return the store of `STORAGE_URL`; without it Supabase, if the `SUPABASE_*` variables are set.
 
     Opens no connection.
 
     Raises:
         SettingsError: a setting is missing or wrong; the line names the variable.
     """
-    patience = patience or Patience()
     if settings.storage_url is None:
         if not (settings.supabase_url or settings.supabase_service_key or settings.storage_base_url):
             raise SettingsError("STORAGE_URL is not set: file:///path, s3://bucket?endpoint=…&region=…, or supabase:")
-        return _supabase(settings, patience)
+        return _supabase(settings, retry_policy)
     try:
         url = urlsplit(settings.storage_url.get_secret_value())
     except ValueError:
         raise SettingsError("STORAGE_URL is not a URL") from None
     match url.scheme:
         case "file":
-            return _file(url, patience)
+            return _file(url, retry_policy)
         case "s3":
-            return _s3(url, settings, patience)
+            return _s3(url, settings, retry_policy)
         case "supabase":
-            return _supabase(settings, patience)
+            return _supabase(settings, retry_policy)
     raise SettingsError("STORAGE_URL must begin with file:, s3: or supabase:")
 
 
-def _file(url: SplitResult, patience: Patience) -> FileStore:
+def _file(url: SplitResult, retry_policy: RetryPolicy) -> FileStore:
     folder = Path(unquote(url.path))
     if url.netloc not in {"", "localhost"} or not folder.is_absolute():
         raise SettingsError("STORAGE_URL: a folder is written file:///absolute/path, with three slashes")
@@ -81,10 +89,10 @@ def _file(url: SplitResult, patience: Patience) -> FileStore:
         raise SettingsError(f"STORAGE_URL: the folder {folder} cannot be made ({error.strerror})") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SettingsError(f"STORAGE_URL: the folder {folder} is not writable for this user")
-    return FileStore(folder, patience=patience)
+    return FileStore(folder, retry_policy=retry_policy)
 
 
-def _s3(url: SplitResult, settings: Settings, patience: Patience) -> S3Store:
+def _s3(url: SplitResult, settings: Settings, retry_policy: RetryPolicy) -> S3Store:
     if not url.hostname:
         raise SettingsError("STORAGE_URL: name the bucket, as in s3://bucket/prefix?endpoint=…&region=…")
     if "@" in url.netloc:
@@ -110,11 +118,11 @@ def _s3(url: SplitResult, settings: Settings, patience: Patience) -> S3Store:
         access_key_id=key.get_secret_value() if key else None,
         secret_access_key=secret.get_secret_value() if secret else None,
         session_token=settings.aws_session_token.get_secret_value() if settings.aws_session_token else None,
-        patience=patience,
+        retry_policy=retry_policy,
     )
 
 
-def _supabase(settings: Settings, patience: Patience) -> SupabaseStore:
+def _supabase(settings: Settings, retry_policy: RetryPolicy) -> SupabaseStore:
     if not settings.supabase_url:
         raise SettingsError("SUPABASE_URL is not set; uploads to Supabase need it")
     if settings.supabase_service_key is None:
@@ -127,7 +135,7 @@ def _supabase(settings: Settings, patience: Patience) -> SupabaseStore:
         settings.supabase_url,
         service_key=settings.supabase_service_key.get_secret_value(),
         public_base_url=settings.storage_base_url,
-        patience=patience,
+        retry_policy=retry_policy,
     )
 
 

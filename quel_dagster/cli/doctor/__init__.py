@@ -1,1 +1,1 @@
-"""`quel doctor`: whether every outside part is there and fit, one line each, with the remedy."""
+"""`quel doctor`: check that every system is reachable and suitable, one line each, with the remedy."""

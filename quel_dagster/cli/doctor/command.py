@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from quel_dagster.cli import connection
 from quel_dagster.cli.doctor.finding import Finding, Part, Result
-from quel_dagster.cli.output import AsJson, plural, print_json, say
+from quel_dagster.cli.output import AsJson, print_json, print_text
+from quel_dagster.console.words import plural
 from quel_dagster.errors import NotRunningError
 from quel_dagster.settings import Settings
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    picture: Annotated[
+        bool, typer.Option("--picture", help="Make one real picture with Gemini, and print its cost.")
+    ] = False,
+    moving: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also compare with the older worker's env file: docs/migration.md."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check every outside part, one line each, with what to do about it.
 
-    Spends nothing and leaves nothing behind: one small object, quel-doctor/probe.txt, is stored and deleted again. Exit
-    code 1 when something is ✗; a warning (!) works, but a person should know of it.
+    Without --picture this costs nothing and leaves nothing behind: one picture, quel-doctor/probe.webp, is stored
+    and deleted. Exit code 1 when a check failed (✗); a warning (!) works, but needs attention.
     """
-    findings = []
-    for finding in _findings():
-        findings.append(finding)
+    found = []
+    for finding in findings(picture=picture, moving=moving):
+        found.append(finding)
         if not as_json:
             remedy = f"; {finding.remedy}" if finding.remedy else ""
-            say(f"{finding.result.mark} {finding.part}: {finding.said}{remedy}")
-    failed = sum(finding.result is Result.FAILED for finding in findings)
-    warned = sum(finding.result is Result.WARNING for finding in findings)
+            print_text(f"{finding.result.mark} {finding.part}: {finding.said}{remedy}")
+    failed = sum(finding.result is Result.FAILED for finding in found)
+    warned = sum(finding.result is Result.WARNING for finding in found)
     if as_json:
-        print_json({"ok": not failed, "findings": findings})
+        print_json({"ok": not failed, "findings": found})
     else:
         warnings = f", {plural(warned, 'warning')}" if warned else ""
-        say(f"\n{plural(failed, 'thing')} to mend{warnings}." if failed else f"\nEverything is fit for work{warnings}.")
+        print_text(f"\n{plural(failed, 'check')} failed{warnings}." if failed else f"\nAll checks passed{warnings}.")
     if failed:
         raise typer.Exit(1)
 
 
-def _findings() -> Iterator[Finding]:
-    from quel_dagster.cli.doctor.dagster_parts import check_dagster  # noqa: PLC0415  each brings what it looks at
-    from quel_dagster.cli.doctor.gemini import check_gemini  # noqa: PLC0415
+def findings(*, picture: bool = False, moving: Path | None = None) -> Iterator[Finding]:
+    """Check every system, one after the other; with `picture` make one with Gemini, with `moving` also
+    compare with the older worker."""
+    from quel_dagster.cli.doctor.dagster_parts import check_dagster  # noqa: PLC0415  each imports what it checks
+    from quel_dagster.cli.doctor.gemini import check_gemini, try_a_picture  # noqa: PLC0415
+    from quel_dagster.cli.doctor.moving import check_moving, read_env_file  # noqa: PLC0415
+    from quel_dagster.cli.doctor.names import check_names  # noqa: PLC0415
     from quel_dagster.cli.doctor.object_store import check_object_store  # noqa: PLC0415
     from quel_dagster.cli.doctor.postgres import check_postgres  # noqa: PLC0415
     from quel_dagster.cli.doctor.redis_server import check_redis  # noqa: PLC0415
 
     settings, finding = _settings()
     yield finding
+    yield from check_names()
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         check_postgres,
         check_redis,
@@ -55,6 +71,10 @@ def _findings() -> Iterator[Finding]:
     )
     for check in checks:
         yield from check(settings)
+    if picture:
+        yield try_a_picture(settings)
+    if moving is not None:
+        yield from check_moving(settings, read_env_file(moving))
 
 
 def _settings() -> tuple[Settings, Finding]:
@@ -62,9 +82,8 @@ def _settings() -> tuple[Settings, Finding]:
     try:
         settings = connection.connect()
     except NotRunningError as error:
-        return Settings.read(), part.failed("DATABASE_URL or REDIS_URL is not set", str(error))
+        settings = Settings.read()
+        return settings, part.failed(f"{connection.missing_urls(settings)}: not set", str(error))
     running = connection.endpoints_if_running(settings)
     where = f"the `quel up` on {running.home}" if running else "the environment"
-    if not running and "DAGSTER_HOME" not in os.environ:
-        return settings, part.warning(f"taken from {where}", "set DAGSTER_HOME to see runs")
     return settings, part.ok(f"taken from {where}")

@@ -1,14 +1,13 @@
-"""What the web app's tables must be (domain.md §2), read from the very script that makes the embedded ones."""
+"""Compare a database with the web app tables (domain.md §2); list the privileges that this project needs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
 
-from quel_dagster.adapters.database.store import schema_sql
+from quel_dagster.adapters.database.web_app_tables import tables
 
-#: What this project does with each table; `quel submit` alone inserts jobs.
+#: privileges that this project needs per table; only `quel submit` inserts jobs
 NEEDED_PRIVILEGES: Mapping[str, frozenset[str]] = {
     "quel_production_jobs": frozenset({"select", "update"}),
     "quel_production_photo": frozenset({"select", "update"}),
@@ -16,12 +15,8 @@ NEEDED_PRIVILEGES: Mapping[str, frozenset[str]] = {
     "quel_credits": frozenset({"select", "insert"}),
     "quel_organization": frozenset({"select", "update"}),
     "quel_member": frozenset({"select", "update"}),
+    "quel_organization_member": frozenset({"select"}),
 }
-
-_TABLE = re.compile(r"^create table public\.(\w+) \(\n(.*?)^\);", re.MULTILINE | re.DOTALL)
-# a column stands four spaces in; a constraint of the table begins with one of these words, followed by a bracket
-_COLUMN = re.compile(r"^ {4}(?!unique|check|primary|foreign)(\w+) +((?:public\.)?\w+(?:\[\])?)", re.MULTILINE)
-_ENUM = re.compile(r"^create type public\.(\w+) as enum\s*\((.*?)\);", re.MULTILINE | re.DOTALL)
 
 _SYNONYMS = {
     "int": "integer",
@@ -33,23 +28,8 @@ _SYNONYMS = {
 }
 
 
-@cache
-def expected_tables() -> Mapping[str, Mapping[str, str]]:
-    """The type of every column, by table and column."""
-    return {
-        table: {column: family(kind) for column, kind in _COLUMN.findall(columns)}
-        for table, columns in _TABLE.findall(schema_sql("web_app"))
-    }
-
-
-@cache
-def expected_enums() -> Mapping[str, tuple[str, ...]]:
-    """The labels of every enum."""
-    return {name: tuple(re.findall(r"'(\w+)'", labels)) for name, labels in _ENUM.findall(schema_sql("web_app"))}
-
-
 def family(kind: str) -> str:
-    """A type without its length and schema; text of any length is text."""
+    """Return a type without its length and schema; text types of any length are text."""
     bare = re.sub(r"\([^)]*\)", "", kind).removeprefix("public.").replace('"', "").strip()
     array = "[]" if bare.endswith("[]") else ""
     bare = bare.removesuffix("[]").strip()
@@ -57,13 +37,14 @@ def family(kind: str) -> str:
 
 
 def differences(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """What is missing or of another type, one clause each. More tables and columns than these are fine."""
-    for table, columns in expected_tables().items():
+    """Yield what is missing or of another type, one clause each. Additional tables and columns are fine."""
+    for table, columns in tables().items():
         if table not in found:
             yield f"table {table} is missing"
             continue
-        for column, kind in columns.items():
-            if column not in found[table]:
-                yield f"{table}.{column} is missing"
-            elif family(found[table][column]) != kind:
-                yield f"{table}.{column} is {found[table][column]}, not {kind}"
+        for column in columns:
+            name, expected = column.name, family(column.kind)
+            if name not in found[table]:
+                yield f"{table}.{name} is missing"
+            elif family(found[table][name]) != expected:
+                yield f"{table}.{name} is {found[table][name]}, not {expected}"

@@ -1,36 +1,44 @@
-"""Dagster: its storage, its daemons, its code location, and the workers that run the runs."""
+"""Check Dagster: its storage, daemons, code location, and workers."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psycopg
 
+from quel_dagster.adapters.database import platform_place
 from quel_dagster.cli import connection
 from quel_dagster.cli.doctor.finding import Finding, Part
-from quel_dagster.cli.output import plural, span
+from quel_dagster.console.words import plural, span
 from quel_dagster.errors import QuelError, SettingsError
+from quel_dagster.services.home import home_of
+from quel_dagster.services.probes import LOCATIONS
 from quel_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-INSPECT_SECONDS = 2.0
 UI_TIMEOUT_SECONDS = 20.0
-#: What `quel up` asks the webserver as well: has it loaded the definitions?
-_LOCATIONS = (
-    "{workspaceOrError {... on Workspace {locationEntries {name loadStatus locationOrLoadError"
-    " {__typename ... on PythonError {message}}}}}}"
-)
 
-_storage, _daemons, _code, _workers = (Part(f"Dagster {name}") for name in ("storage", "daemons", "code", "workers"))
+_platform, _storage, _daemons, _code, _workers = (
+    Part(f"Dagster {name}") for name in ("platform", "storage", "daemons", "code", "workers")
+)
 
 
 def check_dagster(settings: Settings) -> Iterator[Finding]:
-    """Every finding about Dagster's parts."""
+    """Yield every finding about Dagster."""
+    yield from _platform_findings(settings)
+    if "DAGSTER_HOME" not in os.environ:
+        yield Part("Dagster").warning(
+            f"no `quel up` runs on {home_of(settings)}, so runs, daemons and workers were not checked",
+            "start `quel up`; for one of another home or machine set QUEL_HOME, or DAGSTER_HOME",
+        )
+        return
     try:
         with connection.dagster() as instance:
             runs = instance.get_runs_count()
@@ -45,8 +53,36 @@ def check_dagster(settings: Settings) -> Iterator[Finding]:
         yield _storage.failed(said, remedy or "see `quel env`")
 
 
+def _platform_findings(settings: Settings) -> Iterator[Finding]:
+    """Report which `quel up` runs the platform, and whether this shell uses its Dagster storage."""
+    if settings.database_url is None:
+        return
+    try:
+        held = platform_place.look(settings.database_url.get_secret_value())
+    except psycopg.Error:  # no such table before the first start; an unreachable server has its own finding
+        return
+    if held is None:
+        return
+    if held.alive:
+        yield _platform.ok(f"runs at {held.place}")
+    else:
+        yield _platform.warning(f"none runs; the last one was at {held.place}", "start `quel up`")
+    url = os.environ.get("DAGSTER_POSTGRES_URL")
+    if url is None:
+        return
+    try:
+        own = platform_place.storage_identity(url, create=False)
+    except psycopg.Error:
+        return  # the storage has its own finding
+    if own != held.storage_id:
+        yield _platform.failed(
+            "its Dagster storage is another one than that of DAGSTER_POSTGRES_URL",
+            "set DAGSTER_DATABASE_URL as it is there: a worker on another storage finds no run",
+        )
+
+
 def _daemon_findings(instance: DagsterInstance) -> Iterator[Finding]:
-    from dagster._core.scheduler.instigation import InstigatorStatus  # noqa: PLC0415
+    from quel_dagster.platform.internals import InstigatorStatus  # noqa: PLC0415
 
     statuses = instance.get_daemon_statuses()
     silent = []
@@ -56,7 +92,7 @@ def _daemon_findings(instance: DagsterInstance) -> Iterator[Finding]:
             since = f"silent for {span(time.time() - last.timestamp)}" if last else "never seen"
             silent.append(f"{name.lower()} {since}")
     if silent:
-        yield _daemons.failed(", ".join(silent), "start the daemon: python -m quel_dagster.pipeline.daemon run …")
+        yield _daemons.failed(", ".join(silent), "start the daemon: python -m quel_dagster.platform.daemon run …")
     else:
         yield _daemons.ok(f"{sum(bool(status.required) for status in statuses.values())} alive")
     stopped = sorted(
@@ -71,10 +107,10 @@ def _daemon_findings(instance: DagsterInstance) -> Iterator[Finding]:
 def _code_findings(settings: Settings) -> Iterator[Finding]:
     page = connection.web_ui(settings)
     if page is None:
-        yield _code.warning("where the web UI is, is not known", "set QUEL_WEBSERVER_URL")
+        yield _code.warning("the address of the web UI is unknown", "set QUEL_WEBSERVER_URL")
         return
     try:
-        answer = httpx.post(f"{page}/graphql", json={"query": _LOCATIONS}, timeout=UI_TIMEOUT_SECONDS)
+        answer = httpx.post(f"{page}/graphql", json={"query": LOCATIONS}, timeout=UI_TIMEOUT_SECONDS)
         entries = answer.json()["data"]["workspaceOrError"]["locationEntries"]
     except (httpx.HTTPError, httpx.InvalidURL):
         yield _code.failed(
@@ -82,7 +118,7 @@ def _code_findings(settings: Settings) -> Iterator[Finding]:
         )
         return
     except (json.JSONDecodeError, KeyError, TypeError):
-        yield _code.failed(f"what answers at {page} is not Dagster's web UI", "correct QUEL_WEBSERVER_URL")
+        yield _code.failed(f"the server at {page} is not Dagster's web UI", "correct QUEL_WEBSERVER_URL")
         return
     yield from _location_findings(entries)
 
@@ -96,47 +132,30 @@ def _location_findings(entries: list[dict[str, Any]]) -> Iterator[Finding]:
             first = str(problem).strip().splitlines()[0][:200]
             yield _code.failed(f"location {entry['name']} does not load: {first}", "see the log of the code server")
         elif entry["loadStatus"] != "LOADED":
-            yield _code.warning(f"location {entry['name']} is still loading", "look again in a few seconds")
+            yield _code.warning(f"location {entry['name']} is still loading", "check again in a few seconds")
         else:
             yield _code.ok(f"location {entry['name']} is loaded")
 
 
 def _worker_findings(instance: DagsterInstance, settings: Settings) -> Iterator[Finding]:
-    from kombu.exceptions import KombuError  # noqa: PLC0415
     from redis import RedisError  # noqa: PLC0415
 
+    from quel_dagster.platform.launcher import QuelRunLauncher  # noqa: PLC0415  brings Celery
+
+    launcher = instance.run_launcher
+    if not isinstance(launcher, QuelRunLauncher):
+        yield _workers.failed("runs are not launched by QuelRunLauncher", "use the dagster.yaml of this project")
+        return
     try:
-        inspect = instance.run_launcher.celery.control.inspect(timeout=INSPECT_SECONDS)  # type: ignore[attr-defined]
-        stats: dict[str, Any] = inspect.stats() or {}
-    except AttributeError:
-        yield _workers.failed("runs are not launched through Celery", "use the dagster.yaml of this project")
+        found = launcher.board.read()
+    except (RedisError, OSError) as error:
+        yield _workers.failed(f"Redis does not answer ({type(error).__name__})", "check REDIS_URL")
         return
-    except (KombuError, RedisError, OSError) as error:
-        yield _workers.failed(
-            f"the broker does not answer ({type(error).__name__})", "check CELERY_BROKER_URL and CELERY_RESULT_BACKEND"
-        )
+    if not found.pids:
+        yield _workers.failed("none lives, so runs wait in the queue", "start one: quel worker")
         return
-    if not stats:
-        yield _workers.failed(
-            "none answers, so no run will start", "start one: celery -A quel_dagster.pipeline.celery_app worker"
-        )
-        return
-    slots = sum(int(worker.get("pool", {}).get("max-concurrency", 0)) for worker in stats.values())
-    yield _workers.ok(f"{plural(len(stats), 'worker')} with {plural(slots, 'slot')}: {', '.join(sorted(stats))}")
-    yield from _slot_findings(instance, slots, settings)
-
-
-def _slot_findings(instance: DagsterInstance, slots: int, settings: Settings) -> Iterator[Finding]:
-    config: Any = instance.get_concurrency_config().run_queue_config
-    told = settings.workers if "workers" in settings.model_fields_set else slots
-    allowed = config.max_concurrent_runs if config is not None else told
-    if allowed > slots:
-        yield _workers.failed(
-            f"{allowed} runs may be launched at a time, and there are {plural(slots, 'slot')}",
-            "start more workers, or lower QUEL_WORKERS for the daemon: what no worker takes is failed after 3 min",
-        )
-    elif allowed < slots:
-        yield _workers.warning(
-            f"{allowed} runs are launched at a time, so {plural(slots - allowed, 'slot')} stay idle",
-            "raise QUEL_WORKERS for the daemon to the slots of all workers",
-        )
+    slots, names = found.capacity, ", ".join(found.pids)
+    yield _workers.ok(f"{plural(len(found.pids), 'process')} with {plural(slots, 'slot')}: {names}")
+    if settings.max_runs is not None and settings.max_runs < slots:
+        idle = plural(slots - settings.max_runs, "slot")
+        yield _workers.warning(f"QUEL_MAX_RUNS is {settings.max_runs}, so {idle} stay idle", "raise it, or unset it")

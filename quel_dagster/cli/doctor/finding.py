@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quel_dagster.jobs.model import Value
 
 class Result(StrEnum):
     OK = "ok"
-    #: works, but a person should know
+    #: works, but needs attention
     WARNING = "warning"
     FAILED = "failed"
 
@@ -24,12 +24,12 @@ class Finding(Value):
     part: str
     result: Result
     said: str
-    #: what to do; empty when all is well
+    #: what to do; empty when the result is ok
     remedy: str = ""
 
 
 class Part:
-    """Makes the findings about one part."""
+    """Creates the findings about one system."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""PostgreSQL: reachable, writable, with the tables of domain.md §2, and clocks that agree."""
+"""Check PostgreSQL: reachable, writable, with the tables of domain.md §2 and a matching clock."""
 
 from __future__ import annotations
 
@@ -6,33 +6,76 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
 
+from quel_dagster.adapters.database.connections import free_connections
+from quel_dagster.adapters.database.reasons import reason_of
+from quel_dagster.adapters.database.row_security import open_commands
 from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.database.url import in_own_schema, with_psycopg2
+from quel_dagster.adapters.database.web_app_tables import enums, tables
 from quel_dagster.cli import connection
-from quel_dagster.cli.doctor.contract import NEEDED_PRIVILEGES, differences, expected_enums, expected_tables
-from quel_dagster.cli.doctor.finding import Finding, Part
+from quel_dagster.cli.doctor.contract import NEEDED_PRIVILEGES, differences
+from quel_dagster.cli.doctor.finding import Finding, Part, Result
+from quel_dagster.console.words import plural
 from quel_dagster.errors import SettingsError
+from quel_dagster.platform.storage_location import storage_in_own_schema
+from quel_dagster.services.preparation import connections_needed
 from quel_dagster.settings import Settings
 
 #: `gen_random_uuid()` is built in, and `alter type … add value` may run in a transaction
 OLDEST_VERSION = 13
-#: Leases run on the database's clock alone; Dagster's monitoring and people's logs do not.
+#: Leases use only the database's clock; Dagster's monitoring and logs do not.
 CLOCK_TOLERANCE = timedelta(seconds=5)
-#: connections that should be free: a worker process keeps up to five
-FREE_CONNECTIONS = 10
-#: listed in one line
+#: maximum of items listed in one line
 _LISTED = 6
 
 _part = Part("PostgreSQL")
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
-    """Every finding about the database."""
+    """Yield every finding about the database."""
     if settings.database_url is None:
         yield _part.failed("DATABASE_URL is not set", "set it, or start `quel up`")
         return
-    yield from asyncio.run(_collected(settings.database_url.get_secret_value()))
+    url = settings.database_url.get_secret_value()
+    findings = asyncio.run(_collected(url))
+    yield from findings
+    if any(finding.result is Result.OK for finding in findings):  # it answers
+        yield _connections(url, settings)
+        if settings.dagster_database_url is None:
+            yield _dagsters_place(url)
+
+
+def _connections(url: str, settings: Settings) -> Finding:
+    """Check that there are enough connections for `quel up` with these settings."""
+    needed = 0 if connection.endpoints_if_running(settings) else connections_needed(settings)
+    try:
+        found = free_connections(url, wanted=max(needed, 1))
+    except psycopg.Error as error:
+        reason = reason_of(error)
+        return _part.failed(reason.said, reason.remedy)
+    through = "through a pooler" if found.pooled else "directly"
+    if found.free < needed:
+        return _part.failed(
+            f"{plural(found.free, 'connection')} free {through}, and this installation needs up to {needed}",
+            "raise max_connections of the server or the pool size of the pooler, or lower QUEL_WORKER_PROCESSES",
+        )
+    return _part.ok(f"connected {through}, with connections to spare")
+
+
+def _dagsters_place(url: str) -> Finding:
+    """Check where Dagster's tables would be created."""
+    try:
+        storage_in_own_schema(in_own_schema(with_psycopg2(url)))
+    except SettingsError as error:
+        said, _, remedy = str(error).removeprefix("DATABASE_URL: ").partition(". ")
+        return _part.failed(said, remedy)
+    except psycopg.Error as error:
+        reason = reason_of(error)
+        return _part.failed(reason.said, reason.remedy)
+    return _part.ok("Dagster's tables have schema quel_dagster")
 
 
 async def _collected(url: str) -> list[Finding]:
@@ -57,52 +100,47 @@ async def _collected(url: str) -> list[Finding]:
 
 async def _look(database: Database) -> AsyncIterator[Finding]:
     asked = datetime.now(UTC)
-    facts = await database.server_facts()
+    facts = await database.installation.server_facts()
     asked += (datetime.now(UTC) - asked) / 2
-    version = f"version {facts['version']}, user {facts['role']}"
-    if facts["version_num"] < OLDEST_VERSION * 10_000:
+    version = f"version {facts.version}, user {facts.role}"
+    if facts.version_num < OLDEST_VERSION * 10_000:
         yield _part.failed(version, f"upgrade to PostgreSQL {OLDEST_VERSION} or newer")
     else:
         yield _part.ok(version)
-    if facts["read_only"]:
+    if facts.read_only:
         yield _part.failed(
             "read-only: a replica, or default_transaction_read_only", "point DATABASE_URL at the primary"
         )
-    free = facts["max_connections"] - facts["connections"]
-    if free < FREE_CONNECTIONS:
-        yield _part.warning(
-            f"{free} of {facts['max_connections']} connections are free", "raise max_connections, or pool connections"
-        )
-    drift = asked - facts["clock"]
+    drift = asked - facts.clock
     if abs(drift) > CLOCK_TOLERANCE:
         yield _part.warning(
             f"this clock is {abs(drift.total_seconds()):.0f} s {'ahead' if drift > timedelta() else 'behind'}",
-            "let NTP set the clocks: run monitoring and logs go by them (leases do not)",
+            "let NTP set the clocks: run monitoring and logs use them (leases do not)",
         )
     else:
         yield _part.ok(f"clocks agree within {abs(drift.total_seconds()):.1f} s")
     yield await _tables(database)
     yield await _enums(database)
     yield await _privileges(database)
-    yield await _own_schema(database, has_schema=facts["has_own_schema"], may_create=facts["may_create_schema"])
+    yield await _own_schema(database, facts.role, has_schema=facts.has_own_schema, may_create=facts.may_create_schema)
 
 
 async def _tables(database: Database) -> Finding:
-    wrong = [*differences(await database.columns(expected_tables()))]
+    wrong = [*differences(await database.installation.columns(tables()))]
     if wrong:
         return _part.failed(
             f"the web app's tables: {_listed(wrong)}",
-            "point DATABASE_URL at the web app's database; its owner has to bring the tables up to domain.md §2",
+            "point DATABASE_URL at the web app's database; its owner has to update the tables to domain.md §2",
         )
-    columns = sum(map(len, expected_tables().values()))
-    return _part.ok(f"the web app's tables are as expected ({len(expected_tables())} tables, {columns} columns)")
+    columns = sum(map(len, tables().values()))
+    return _part.ok(f"the web app's tables are as expected ({len(tables())} tables, {columns} columns)")
 
 
 async def _enums(database: Database) -> Finding:
-    found = await database.enums()
+    found = await database.installation.enums()
     missing = [
         f"{name} lacks {label}"
-        for name, labels in expected_enums().items()
+        for name, labels in enums().items()
         for label in labels
         if label not in found.get(name, ())
     ]
@@ -114,12 +152,15 @@ async def _enums(database: Database) -> Finding:
 
 
 async def _privileges(database: Database) -> Finding:
-    granted = await database.privileges(NEEDED_PRIVILEGES)
-    hidden = sorted(table for table, (_, filtered) in granted.items() if filtered)
+    granted = await database.installation.privileges(NEEDED_PRIVILEGES)
+    filtered = [table for table, (_, filtered) in granted.items() if filtered]
+    allowed = await open_commands(database, filtered)
+    hidden = sorted(table for table in filtered if NEEDED_PRIVILEGES[table] - allowed.get(table, frozenset()))
     if hidden:
         return _part.failed(
             f"row security hides rows of {_listed(hidden)}",
-            "connect as the owner of the tables, or as a role with BYPASSRLS",
+            "connect as a role with BYPASSRLS, or give this one a policy: "
+            "create policy quel on <table> to <role> using (true) with check (true)",
         )
     lacking = [
         f"{' and '.join(sorted(missing))} on {table}"
@@ -131,16 +172,21 @@ async def _privileges(database: Database) -> Finding:
     return _part.ok("permissions suffice")
 
 
-async def _own_schema(database: Database, *, has_schema: bool, may_create: bool) -> Finding:
+async def _own_schema(database: Database, role: str, *, has_schema: bool, may_create: bool) -> Finding:
     if not has_schema and not may_create:
         return _part.failed(
-            "schema quel_dagster is missing and may not be made",
-            "as the owner: create schema quel_dagster authorization <the user of DATABASE_URL>",
+            "schema quel_dagster is missing and cannot be created",
+            f"as the owner of the database: create schema quel_dagster authorization {role}",
         )
     if not has_schema:
-        return _part.warning("schema quel_dagster is not there yet", "the first worker makes it when it starts")
-    if not await database.own_schema_is_current():
-        return _part.warning("schema quel_dagster is not of this version", "the next worker that starts upgrades it")
+        return _part.warning("schema quel_dagster does not exist yet", "`quel up` or `quel migrate` installs it")
+    state = await database.installation.schema_state()
+    if state.problem:
+        return _part.failed(state.problem, "see the upgrade section of docs/operations.md")
+    if state.missing:
+        return _part.warning(
+            "schema quel_dagster lacks migrations of this version", "`quel up` or `quel migrate` installs them"
+        )
     return _part.ok("schema quel_dagster is of this version")
 
 

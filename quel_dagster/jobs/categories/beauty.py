@@ -1,14 +1,8 @@
 """Beauty: a face and the cosmetics it stands for, or the cosmetics alone (domain.md §5, §6)."""
 
-from quel_dagster.jobs.categories.category import (
-    BACKGROUND,
-    BACKGROUND_TYPES,
-    Camera,
-    CategoryStyle,
-    Layout,
-    Role,
-    Scene,
-)
+from functools import partial
+
+from quel_dagster.jobs.categories.category import Camera, CategoryStyle, Layout, Role, Scene, background
 from quel_dagster.jobs.model import Category
 
 # --- reference images --------------------------------------------------------------------------------
@@ -159,10 +153,21 @@ STUDIO = """
     large light.
 """
 
+portrait = partial(Scene, setting=STUDIO, camera=PERSON_CAMERA)
+still_life = partial(
+    Scene,
+    setting=STUDIO,
+    needs=frozenset({"product"}),
+    counts=frozenset({"product"}),
+    rules=STILL_LIFE_RULES,
+    avoid=STILL_LIFE_AVOID,
+    camera=PRODUCT_CAMERA,
+)
+
 STYLE = CategoryStyle(
     category=Category.BEAUTY,
     roles=(
-        Role(name="model", types=frozenset({"model"}), layout=Layout.EACH, limit=1, one=PERSON),
+        Role(name="model", types=frozenset({"model"}), layout=Layout.EACH, limit=1, identity=True, one=PERSON),
         Role(
             name="product",
             types=frozenset(
@@ -173,74 +178,57 @@ STYLE = CategoryStyle(
             ),
             layout=Layout.GRID,
             takes_unknown=True,
+            product=True,
             one=PRODUCT,
             several=PRODUCTS,
         ),
-        Role(name=BACKGROUND, types=BACKGROUND_TYPES, layout=Layout.EACH, one=PLACE),
+        background(PLACE),
     ),
     scenes=(
-        Scene(
+        portrait(
             name="model and products",
             needs=frozenset({"model", "product"}),
             opening="""
                 A beauty photograph of one person together with the product, made for a cosmetics
                 campaign: the face and what it uses belong to one moment and one light.
             """,
-            setting=STUDIO,
             rules=HELD_PRODUCT_RULES,
             avoid=PERSON_AVOID,
-            camera=PERSON_CAMERA,
         ),
-        Scene(
+        portrait(
             name="model alone",
             needs=frozenset({"model"}),
             opening="""
                 A beauty portrait of one person, made for a cosmetics campaign: face, skin and hair are
                 the subject.
             """,
-            setting=STUDIO,
             rules=FACE_RULES,
             avoid=PERSON_AVOID,
-            camera=PERSON_CAMERA,
         ),
-        Scene(
+        still_life(
             name="one product alone",
-            needs=frozenset({"product"}),
-            counts=frozenset({"product"}),
             exactly=1,
             opening="""
                 A cosmetics still life of exactly one product: the one in the reference image, once, and
                 no other. Nobody is in the picture.
             """,
-            setting=STUDIO,
-            rules=STILL_LIFE_RULES,
-            avoid=STILL_LIFE_AVOID,
-            camera=PRODUCT_CAMERA,
         ),
-        Scene(
+        still_life(
             name="products only",
-            needs=frozenset({"product"}),
-            counts=frozenset({"product"}),
             opening="""
                 A cosmetics still life of exactly {count} products: those of the reference images, each of
                 them once, and no other. Nobody is in the picture.
             """,
-            setting=STUDIO,
-            rules=STILL_LIFE_RULES,
-            avoid=STILL_LIFE_AVOID,
-            camera=PRODUCT_CAMERA,
         ),
-        Scene(
+        portrait(
             name="place or brief alone",
             opening="""
                 A beauty photograph made for a cosmetics campaign. The brief says who or what is in it;
                 nobody appears whom it does not call for. What is said below about the person holds for
                 whoever or whatever is its subject.
             """,
-            setting=STUDIO,
             rules=OPEN_RULES,
             avoid=OPEN_AVOID,
-            camera=PERSON_CAMERA,
         ),
     ),
     shot_aliases={

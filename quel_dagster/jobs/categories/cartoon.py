@@ -1,14 +1,8 @@
 """Cartoon: drawn characters, with the effects of comics and animation (domain.md §5, §6)."""
 
-from quel_dagster.jobs.categories.category import (
-    BACKGROUND,
-    BACKGROUND_TYPES,
-    Camera,
-    CategoryStyle,
-    Layout,
-    Role,
-    Scene,
-)
+from functools import partial
+
+from quel_dagster.jobs.categories.category import Camera, CategoryStyle, Layout, Role, Scene, background
 from quel_dagster.jobs.model import Category
 
 # --- reference images --------------------------------------------------------------------------------
@@ -108,11 +102,14 @@ PLACE_OF_THE_BRIEF = (
 
 CHARACTERS = frozenset({"character"})
 
+illustration = partial(Scene, setting=PLACE_OF_THE_BRIEF, rules=RULES, avoid=AVOID, camera=CAMERA)
+
 STYLE = CategoryStyle(
     category=Category.CARTOON,
     roles=(
         Role(
             name="character",
+            identity=True,
             types=frozenset({"character", "face", "model"}),
             layout=Layout.EACH,
             limit=3,
@@ -126,10 +123,10 @@ STYLE = CategoryStyle(
             one=PROP,
             several=PROPS,
         ),
-        Role(name=BACKGROUND, types=BACKGROUND_TYPES, layout=Layout.EACH, one=PLACE),
+        background(PLACE),
     ),
     scenes=(
-        Scene(
+        illustration(
             name="one character",
             needs=CHARACTERS,
             counts=CHARACTERS,
@@ -138,12 +135,8 @@ STYLE = CategoryStyle(
                 A finished cartoon illustration, like a key frame of an animated film, with exactly one
                 character: the one of the reference image, and nobody else.
             """,
-            setting=PLACE_OF_THE_BRIEF,
-            rules=RULES,
-            avoid=AVOID,
-            camera=CAMERA,
         ),
-        Scene(
+        illustration(
             name="several characters",
             needs=CHARACTERS,
             counts=CHARACTERS,
@@ -152,21 +145,14 @@ STYLE = CategoryStyle(
                 {count} characters: those of the reference images, each of them once, all of them wholly
                 themselves, and nobody else.
             """,
-            setting=PLACE_OF_THE_BRIEF,
-            rules=RULES,
-            avoid=AVOID,
-            camera=CAMERA,
         ),
-        Scene(
+        illustration(
             name="no character",
             opening="""
                 A finished cartoon illustration, like a key frame of an animated film. The brief says who
                 or what is in it; no character appears whom it does not call for.
             """,
-            setting=PLACE_OF_THE_BRIEF,
-            rules=RULES,
             avoid=OPEN_AVOID,
-            camera=CAMERA,
         ),
     ),
     angle_aliases={"profile": "side", "3-4": "three-quarter", "quarter": "three-quarter"},

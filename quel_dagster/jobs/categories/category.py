@@ -1,7 +1,7 @@
-"""What a category is made of: roles, scenes, cameras and texts, all of it data.
+"""The models of a category's data: roles, scenes, cameras and texts.
 
-One module per category fills these models in. The texts are for photographers: plain paragraphs and "- "
-lists whose line breaks do not matter, with at most a {count} in braces, which is filled in as a word.
+One module per category fills them in. The texts are for photographers: plain paragraphs and "- " lists. Their line
+breaks do not matter, and the only placeholder is {count}, which is filled in as a word.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from pydantic import AfterValidator, model_validator
 from quel_dagster.jobs.model import Category, Value
 from quel_dagster.jobs.texts import slug
 
-#: the only thing that may stand in braces in a text
+#: the only placeholder of a text
 PLACEHOLDERS = frozenset({"count"})
 
-#: the role that every category calls the same: the place
+#: the name of the background role in every category
 BACKGROUND = "background"
-BACKGROUND_TYPES = frozenset({"background", "bg"})
 
 
 def _flow(text: str) -> str:
@@ -50,32 +49,41 @@ class Layout(StrEnum):
 
 
 class Role(Value):
-    """What a reference picture is there for."""
+    """The purpose of a reference picture in a request."""
 
     name: str
     types: frozenset[str]
     layout: Layout
     #: pictures beyond it are left out; None: no limit
     limit: int | None = None
-    #: whether a type that no role names lands here
+    #: this role takes types that no role names
     takes_unknown: bool = False
-    #: what a part with one picture is and how strictly to keep it
+    #: each of its pictures is essential: a person, a character, a dish (domain.md §5)
+    identity: bool = False
+    #: its pictures are the product for sale: at least one must be available if any was asked for
+    product: bool = False
+    #: text for a part with one picture: what it is and how strictly to keep it
     one: Text
     #: the same for a part that joins {count} pictures
     several: Text = ""
 
 
+def background(one: str) -> Role:
+    """Return the background role, with its text; the types are the same in every category (domain.md §5)."""
+    return Role(name=BACKGROUND, types=frozenset({"background", "bg"}), layout=Layout.EACH, one=one)
+
+
 class Camera(Value):
-    """Angles and shots by name, as a photographer would call them out for one kind of scene."""
+    """The texts of angles and shots for one kind of scene, by name."""
 
     angles: Mapping[str, Text]
     shots: Mapping[str, Text]
-    #: an angle and a shot that need a sentence of their own when they meet, in place of both
+    #: one text for a combination of angle and shot, in place of both
     together: Mapping[tuple[str, str], Text] = {}
 
 
 class Scene(Value):
-    """What is photographed, for one mix of references; the first scene that fits is taken."""
+    """The texts for one mix of references; the first scene that fits is used."""
 
     name: str
     #: all of these roles have pictures
@@ -86,11 +94,11 @@ class Scene(Value):
     counts: frozenset[str] = frozenset()
     #: fits only this number of counted pictures
     exactly: int | None = None
-    #: what kind of picture this is
+    #: the kind of picture
     opening: Text
     #: framing and the rules of the physical world
     rules: Text
-    #: where it takes place when no background picture says so
+    #: the setting when there is no background picture
     setting: Text = ""
     #: what must not happen
     avoid: Text
@@ -100,7 +108,7 @@ class Scene(Value):
     camera: Camera
 
     def fits(self, pictures: Mapping[str, int]) -> bool:
-        """Whether this scene is meant for so many pictures per role."""
+        """Return whether this scene fits this number of pictures per role."""
         cast = {role for role, number in pictures.items() if number}
         return (
             self.needs <= cast
@@ -109,19 +117,19 @@ class Scene(Value):
         )
 
     def count(self, pictures: Mapping[str, int]) -> int:
-        """How many pictures the counted roles have together."""
+        """Return the number of pictures in the counted roles together."""
         return sum(pictures.get(role, 0) for role in self.counts)
 
 
 class ShotFilter(Value):
-    """What a shot cannot show, so that neither references nor prompt may ask for it."""
+    """The reference types and prompt words that a shot cannot show."""
 
     types: frozenset[str]
     words: tuple[str, ...]
 
 
 class CategoryStyle(Value):
-    """Everything that makes a category different from the others."""
+    """The data of one category."""
 
     category: Category
     #: in the order in which the pictures are shown to the model
@@ -179,20 +187,20 @@ class CategoryStyle(Value):
         return tuple(self.scenes[-1].camera.shots)
 
     def role_of(self, kind: str) -> Role | None:
-        """The role of a reference type; None when it has none here (domain.md §5)."""
+        """Return the role of a reference type; None when the type is unknown here (domain.md §5)."""
         named = (role for role in self.roles if kind in role.types)
         return next(named, next((role for role in self.roles if role.takes_unknown), None))
 
     def angle_named(self, words: str) -> str | None:
-        """The name of the angle that `words` mean; None when it is not one of this category's."""
+        """Return the name of the angle that `words` mean; None when the category has no such angle."""
         name = slug(words)
         return name if name in self.angles else self.angle_aliases.get(name)
 
     def shot_named(self, words: str) -> str | None:
-        """The name of the shot that `words` mean; None when it is not one of this category's."""
+        """Return the name of the shot that `words` mean; None when the category has no such shot."""
         name = slug(words)
         return name if name in self.shots else self.shot_aliases.get(name)
 
     def scene_for(self, pictures: Mapping[str, int]) -> Scene:
-        """The first scene that fits so many pictures per role."""
+        """Return the first scene that fits this number of pictures per role."""
         return next(scene for scene in self.scenes if scene.fits(pictures))

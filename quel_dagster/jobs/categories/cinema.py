@@ -1,14 +1,8 @@
 """Cinema: a still from a film, with the camera in the user's own words (domain.md §5, §6)."""
 
-from quel_dagster.jobs.categories.category import (
-    BACKGROUND,
-    BACKGROUND_TYPES,
-    Camera,
-    CategoryStyle,
-    Layout,
-    Role,
-    Scene,
-)
+from functools import partial
+
+from quel_dagster.jobs.categories.category import Camera, CategoryStyle, Layout, Role, Scene, background
 from quel_dagster.jobs.model import Category
 
 # --- reference images --------------------------------------------------------------------------------
@@ -121,11 +115,14 @@ SET = "If the brief names no place: choose the one in which this moment would ha
 
 ACTORS = frozenset({"actor"})
 
+film_still = partial(Scene, setting=SET, rules=RULES, avoid=AVOID, camera=CAMERA)
+
 STYLE = CategoryStyle(
     category=Category.CINEMA,
     roles=(
         Role(
             name="actor",
+            identity=True,
             types=frozenset({"actor", "face", "model", "character"}),
             layout=Layout.EACH,
             limit=3,
@@ -146,37 +143,25 @@ STYLE = CategoryStyle(
             one=PROP,
             several=PROPS,
         ),
-        Role(name=BACKGROUND, types=BACKGROUND_TYPES, layout=Layout.EACH, one=LOCATION),
+        background(LOCATION),
     ),
     scenes=(
-        Scene(
+        film_still(
             name="one actor",
             needs=ACTORS,
             counts=ACTORS,
             exactly=1,
             opening=ONE_ACTOR,
-            setting=SET,
-            rules=RULES,
-            avoid=AVOID,
-            camera=CAMERA,
         ),
-        Scene(
+        film_still(
             name="several actors",
             needs=ACTORS,
             counts=ACTORS,
             opening=SEVERAL_ACTORS,
-            setting=SET,
-            rules=RULES,
-            avoid=AVOID,
-            camera=CAMERA,
         ),
-        Scene(
+        film_still(
             name="no actor",
             opening=NO_ACTOR,
-            setting=SET,
-            rules=RULES,
-            avoid=AVOID,
-            camera=CAMERA,
         ),
     ),
     angle_aliases={

@@ -1,14 +1,8 @@
 """Eats: dishes, ingredients and table props (domain.md §5, §6)."""
 
-from quel_dagster.jobs.categories.category import (
-    BACKGROUND,
-    BACKGROUND_TYPES,
-    Camera,
-    CategoryStyle,
-    Layout,
-    Role,
-    Scene,
-)
+from functools import partial
+
+from quel_dagster.jobs.categories.category import Camera, CategoryStyle, Layout, Role, Scene, background
 from quel_dagster.jobs.model import Category
 
 # --- reference images --------------------------------------------------------------------------------
@@ -123,11 +117,15 @@ TABLE = """
     the side.
 """
 
+food = partial(Scene, setting=TABLE, rules=RULES, avoid=AVOID, camera=CAMERA)
+dish = partial(food, pre_edited=PRE_EDITED, not_pre_edited=FREE_STYLING)
+
 STYLE = CategoryStyle(
     category=Category.EATS,
     roles=(
         Role(
             name="food",
+            identity=True,
             types=frozenset({"food", "dish", "main", "model", "product"}),
             layout=Layout.PAIRS,
             one=DISH,
@@ -147,10 +145,10 @@ STYLE = CategoryStyle(
             one=PROP,
             several=PROPS,
         ),
-        Role(name=BACKGROUND, types=BACKGROUND_TYPES, layout=Layout.EACH, one=PLACE),
+        background(PLACE),
     ),
     scenes=(
-        Scene(
+        dish(
             name="one dish",
             needs=frozenset({"food"}),
             counts=frozenset({"food"}),
@@ -159,14 +157,8 @@ STYLE = CategoryStyle(
                 A food photograph of one dish, made for a restaurant, a cookbook or a menu. It should make
                 people hungry.
             """,
-            setting=TABLE,
-            rules=RULES,
-            avoid=AVOID,
-            pre_edited=PRE_EDITED,
-            not_pre_edited=FREE_STYLING,
-            camera=CAMERA,
         ),
-        Scene(
+        dish(
             name="several dishes",
             needs=frozenset({"food"}),
             counts=frozenset({"food"}),
@@ -174,23 +166,14 @@ STYLE = CategoryStyle(
                 A food photograph of {count} dishes on one table, made for a restaurant, a cookbook or a
                 menu. It should make people hungry.
             """,
-            setting=TABLE,
-            rules=RULES,
-            avoid=AVOID,
-            pre_edited=PRE_EDITED,
-            not_pre_edited=FREE_STYLING,
-            camera=CAMERA,
         ),
-        Scene(
+        food(
             name="ingredients and props",
             needs_any=frozenset({"ingredient", "prop"}),
             opening="""
                 A food photograph made for a restaurant, a cookbook or a menu: a still life of what the
                 reference images show, with the dish of the brief if it names one.
             """,
-            setting=TABLE,
-            rules=RULES,
-            avoid=AVOID,
             pre_edited="""
                 The food in the references is already styled and retouched, and its look is approved. Keep
                 it and refine only light, sharpness and cleanliness.
@@ -199,18 +182,13 @@ STYLE = CategoryStyle(
                 Style the table freely: arrangement, crockery and garnish are yours, as long as they suit
                 the brief and make this picture differ from the obvious one.
             """,
-            camera=CAMERA,
         ),
-        Scene(
+        food(
             name="place or brief alone",
             opening="""
                 A food photograph made for a restaurant, a cookbook or a menu. The brief says what is
                 served; it should make people hungry.
             """,
-            setting=TABLE,
-            rules=RULES,
-            avoid=AVOID,
-            camera=CAMERA,
         ),
     ),
     angle_aliases={

@@ -1,15 +1,8 @@
 """Fashion: a person in given garments, or the garments and accessories alone (domain.md §5, §6)."""
 
-from quel_dagster.jobs.categories.category import (
-    BACKGROUND,
-    BACKGROUND_TYPES,
-    Camera,
-    CategoryStyle,
-    Layout,
-    Role,
-    Scene,
-    ShotFilter,
-)
+from functools import partial
+
+from quel_dagster.jobs.categories.category import Camera, CategoryStyle, Layout, Role, Scene, ShotFilter, background
 from quel_dagster.jobs.model import Category
 
 # --- reference images --------------------------------------------------------------------------------
@@ -184,16 +177,28 @@ FOOTWEAR_WORDS = (
     *("shoes", "sneakers", "boots", "sandals", "loafers", "heels", "footwear", "socks"),
 )
 
+photograph = partial(Scene, setting=STUDIO, camera=PERSON_CAMERA)
+goods = partial(
+    Scene,
+    setting=STUDIO,
+    needs_any=PRODUCTS,
+    counts=PRODUCTS,
+    rules=GOODS_RULES,
+    avoid=GOODS_AVOID,
+    camera=PRODUCT_CAMERA,
+)
+
 STYLE = CategoryStyle(
     category=Category.FASHION,
     roles=(
-        Role(name=BACKGROUND, types=BACKGROUND_TYPES, layout=Layout.EACH, one=PLACE),
-        Role(name="model", types=frozenset({"model"}), layout=Layout.EACH, limit=1, one=PERSON),
+        background(PLACE),
+        Role(name="model", types=frozenset({"model"}), layout=Layout.EACH, limit=1, identity=True, one=PERSON),
         Role(
             name="clothing",
             types=frozenset({"top", "pants", "outer"}),
             layout=Layout.GRID,
             one=GARMENT,
+            product=True,
             several=GARMENTS,
         ),
         Role(
@@ -201,60 +206,45 @@ STYLE = CategoryStyle(
             types=frozenset({"shoes", "bag", "accessory", "acce", "none", "product"}),
             layout=Layout.GRID,
             one=ACCESSORY,
+            product=True,
             several=ACCESSORIES,
         ),
     ),
     scenes=(
-        Scene(
+        photograph(
             name="one person",
             needs=frozenset({"model"}),
             opening="""
                 A fashion photograph of one person, made on location or in a studio for a magazine or a
                 campaign. One camera, one moment, one exposure.
             """,
-            setting=STUDIO,
             rules=PERSON_RULES,
             avoid=PERSON_AVOID,
-            camera=PERSON_CAMERA,
         ),
-        Scene(
+        goods(
             name="one product alone",
-            needs_any=PRODUCTS,
-            counts=PRODUCTS,
             exactly=1,
             opening="""
                 A product photograph of exactly one piece: the one in the reference image, alone, nothing
                 else for sale in the picture. Nobody is in it, nor any part of anybody.
             """,
-            setting=STUDIO,
-            rules=GOODS_RULES,
-            avoid=GOODS_AVOID,
-            camera=PRODUCT_CAMERA,
         ),
-        Scene(
+        goods(
             name="products only",
-            needs_any=PRODUCTS,
-            counts=PRODUCTS,
             opening="""
                 A product photograph of exactly {count} pieces, those of the reference images, arranged
                 together as a still life. Products only: nobody is in it, nor any part of anybody.
             """,
-            setting=STUDIO,
-            rules=GOODS_RULES,
-            avoid=GOODS_AVOID,
-            camera=PRODUCT_CAMERA,
         ),
-        Scene(
+        photograph(
             name="place or brief alone",
             opening="""
                 A fashion photograph made for a magazine or a campaign. One camera, one moment, one
                 exposure. The brief says who or what is in it; nobody appears whom it does not call for.
                 What is said below about the person holds for whoever or whatever is its subject.
             """,
-            setting=STUDIO,
             rules=OPEN_RULES,
             avoid=OPEN_AVOID,
-            camera=PERSON_CAMERA,
         ),
     ),
     shot_aliases={

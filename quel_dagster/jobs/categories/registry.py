@@ -1,4 +1,4 @@
-"""Finds the module of a category by its name: a new category is one new file and one enum member."""
+"""Find the module of a category by its name. A new category needs one new file and one enum member."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quel_dagster.jobs.model import Category
 
 @cache
 def style_of(category: Category) -> CategoryStyle:
-    """The `STYLE` of the module that is named like the category."""
+    """Return the `STYLE` of the module that has the category's name."""
     style = import_module(f"{__package__}.{category.value}").STYLE
     if not isinstance(style, CategoryStyle) or style.category is not category:
         raise TypeError(f"categories/{category.value}.py does not hold the style of {category.value}")

@@ -1,12 +1,13 @@
-"""One check that tells whether what lies in PostgreSQL, Redis, the object store and Dagster belongs together.
+"""The audit: check that PostgreSQL, Redis, the object store and Dagster agree.
 
-`audit` looks at the invariants I1 to I14 on a system that is at work. What is in motion is no breach: the places that a
-job moves through are read in the order in which it moves, states that pass by themselves get a grace, and whatever
-still looks wrong is looked at a second time. A part that is not given, or does not answer, leaves its invariants
-undone, which is never the same as held.
+`audit` checks the invariants I1 to I14 on a running system. A job in motion is not a breach: places are read in the
+order in which a job moves through them, states that pass by themselves get a grace period, and every suspected
+breach is checked a second time. When a system is not given, or does not answer, its invariants are reported as not
+checked, which is different from held.
 
-`procedure` looks, `report` has the words, and the other modules what is more than one question to PostgreSQL. Does not
-belong here: SQL (`adapters/database/audit.py`).
+Responsibilities: `procedure` runs the checks, `report` holds the texts, the other modules hold checks that need
+more than one query to PostgreSQL.
+Not here: SQL (`adapters/database/audit*.py`).
 """
 
 from __future__ import annotations

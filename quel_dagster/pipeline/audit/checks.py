@@ -1,4 +1,4 @@
-"""What a check is: a look at one invariant, at all of it or again at what was suspicious."""
+"""The interface of a check: check one invariant completely, or again for suspected breaches."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from quel_dagster.pipeline.audit.report import LISTED, Breach, breach_of
 
 @dataclass(frozen=True)
 class Sources:
-    """Where to look. What is None leaves the invariants that need it undone."""
+    """The systems to check. Invariants that need one that is None are not checked."""
 
-    #: PostgreSQL, or its URL
+    #: the database, or its URL
     database: Database | str
     queue: JobQueue | None = None
     store: ObjectStore | None = None
@@ -28,8 +28,8 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look at an invariant showed."""
+class CheckResult:
+    """The result of checking one invariant once."""
 
     checked: int = 0
     breaches: tuple[Breach, ...] = ()
@@ -42,22 +42,22 @@ class Check(Protocol):
 
     code: str
 
-    async def look(self, suspects: Sequence[Breach] | None = None) -> Look:
-        """Look at everything, or (at least) again at what was suspicious before."""
+    async def run(self, suspects: Sequence[Breach] | None = None) -> CheckResult:
+        """Check everything, or check (at least) these suspected breaches again."""
 
 
 @dataclass(frozen=True)
 class Table(Check):
-    """An invariant that one question answers."""
+    """An invariant that a single query checks."""
 
     code: str
     reader: AuditReader
     question: TextClause
     price: int | None = None
 
-    async def look(self, suspects: Sequence[Breach] | None = None) -> Look:
+    async def run(self, suspects: Sequence[Breach] | None = None) -> CheckResult:
         answer = await self.reader.ask(self.question, limit=LISTED, price=self.price)
-        return Look(
+        return CheckResult(
             checked=answer.checked,
             breaches=tuple(breach_of(self.code, kind, facts) for kind, facts in answer.found),
             total=answer.total,

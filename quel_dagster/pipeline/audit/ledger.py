@@ -1,4 +1,4 @@
-"""I2: does every balance go on from the one before?"""
+"""I2: every `balance_after` follows from the row before."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from quel_dagster.adapters.database import audit as sql
+from quel_dagster.adapters.database import audit_ledger as sql
 from quel_dagster.adapters.database.audit import AuditReader
-from quel_dagster.pipeline.audit.checks import Check, Look
+from quel_dagster.jobs.model import Value
+from quel_dagster.pipeline.audit.checks import Check, CheckResult
 from quel_dagster.pipeline.audit.report import LISTED, Breach, breach_of
 
-#: A row is stamped when its transaction begins, and may have waited for the balance: this far may rows be swapped.
+#: A row's timestamp is the start of its transaction, which may have waited for the balance: rows this close may be
+#: out of order.
 _OVERLAP = timedelta(seconds=5)
+#: The largest value of `balance_after`: it stands for any balance from there on.
+CAP = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Value):
     """A row of the ledger."""
 
     ledger: UUID
@@ -30,57 +33,72 @@ class Entry:
     created_at: datetime
 
     @property
-    def balance_before(self) -> int:
-        return self.balance_after - self.amount
+    def balance_before(self) -> int | None:
+        """The balance before this row; None when it is unknown because the balance after it exceeds the column."""
+        return None if self.balance_after >= CAP else self.balance_after - self.amount
+
+    def follows(self, balance: int | None) -> bool:
+        """Return whether this row follows from a balance, or from CAP or more when `balance` is None."""
+        if balance is None:
+            return self.balance_before is None or self.balance_before >= CAP
+        return min(balance + self.amount, CAP) == self.balance_after
+
+    def after(self, balance: int | None) -> int | None:
+        """Return the balance after this row."""
+        if self.balance_after < CAP:
+            return self.balance_after
+        return None if balance is None else balance + self.amount
 
 
 @dataclass(frozen=True)
 class Ledger(Check):
-    """I2: a question finds the ledgers that are out of line, and their rows are followed one by one."""
+    """I2: a query finds the ledgers that are out of order; their rows are then followed one by one."""
 
     code: str
     reader: AuditReader
 
-    async def look(self, suspects: Sequence[Breach] | None = None) -> Look:
+    async def run(self, suspects: Sequence[Breach] | None = None) -> CheckResult:
         breaches: list[Breach] = []
         total = 0
-        async with aclosing(self.reader.stream(sql.LEDGERS_OUT_OF_LINE)) as rows:
-            async for entry, expected in broken_links(Entry(**row._mapping) async for row in rows):
+        async with aclosing(self.reader.stream(Entry, sql.LEDGERS_OUT_OF_LINE)) as entries:
+            async for entry, expected in broken_links(entries):
                 total += 1
                 if total <= LISTED:
                     payer = {"organization" if entry.is_org else "member": entry.payer}
                     facts = {"ledger": entry.ledger, "balance": entry.balance_after, "expected": expected, **payer}
                     breaches.append(breach_of(self.code, "gap", facts))
         checked = (await self.reader.rows(sql.LEDGER_SIZE))[0][0]
-        return Look(checked=checked, breaches=tuple(breaches), total=total)
+        return CheckResult(checked=checked, breaches=tuple(breaches), total=total)
 
 
 async def broken_links(entries: AsyncIterable[Entry]) -> AsyncIterator[tuple[Entry, int]]:
-    """The rows that do not go on from any row before, each with the balance_after that was expected.
+    """Yield the rows that follow from no row before, each with the expected `balance_after`.
 
-    Rows of transactions that overlapped, or of the same instant, may be in any order in which they go on from each
-    other. After a broken link the ledger may go on from what was expected or from what is there, so that one mishap
-    is told once.
+    Rows of overlapping transactions, or of the same instant, may be in any order in which they follow from each
+    other. After a broken link the ledger may continue from the expected or from the recorded balance, so that one
+    error is reported once.
 
     Args:
-        entries: ledgers whole, one payer after the other, each in ledger order.
+        entries: complete ledgers, one payer after the other, each in ledger order.
     """
     waiting: deque[Entry] = deque()
-    balances: tuple[int, ...] = ()
+    balances: tuple[int | None, ...] = ()
     payer: UUID | None = None
 
     def follow(until: datetime | None) -> Iterator[tuple[Entry, int]]:
         nonlocal balances
         while waiting and (until is None or until - waiting[0].created_at > _OVERLAP):
             balances = balances or (_opening(waiting),)
-            fitting = next((entry for entry in waiting if entry.balance_before in balances), None)
-            if fitting is None:
-                fitting, expected = waiting[0], balances[0] + waiting[0].amount
-                yield fitting, expected
-                balances = (expected, fitting.balance_after)
+            found = next(((entry, before) for entry in waiting for before in balances if entry.follows(before)), None)
+            if found is None:
+                entry = waiting[0]
+                expected = CAP if balances[0] is None else min(balances[0] + entry.amount, CAP)
+                yield entry, expected
+                balances = (expected, entry.after(None))
             else:
-                balances = (fitting.balance_after,)
-            waiting.remove(fitting)
+                entry, before = found
+                balances = (entry.after(before),)
+            waiting.remove(entry)
 
     async for entry in entries:
         for link in follow(entry.created_at if entry.payer == payer else None):
@@ -92,8 +110,11 @@ async def broken_links(entries: AsyncIterable[Entry]) -> AsyncIterator[tuple[Ent
         yield link
 
 
-def _opening(entries: Sequence[Entry]) -> int:
-    """Where a ledger starts: of its rows of the first instant, the one that goes on from none of the others."""
+def _opening(entries: Sequence[Entry]) -> int | None:
+    """Return the opening balance of a ledger: of the rows of its first instant, from the one that follows no other.
+
+    None when that balance is unknown.
+    """
     first = [entry for entry in entries if entry.created_at == entries[0].created_at]
     after = {entry.balance_after for entry in first}
     return next((entry.balance_before for entry in first if entry.balance_before not in after), first[0].balance_before)

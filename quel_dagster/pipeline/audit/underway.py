@@ -11,18 +11,19 @@ from datetime import datetime
 from uuid import UUID
 
 from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
-from dagster._core.storage.tags import RUN_KEY_TAG
 
-from quel_dagster.adapters.database import audit as sql
+from quel_dagster.adapters.database import audit_rows as sql
 from quel_dagster.adapters.database.audit import AuditReader
-from quel_dagster.adapters.queue import Delivery, JobQueue
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.queue_entries import Delivery
 from quel_dagster.adapters.queue_snapshot import QueueSnapshot, take_snapshot
 from quel_dagster.jobs.model import JobStatus
-from quel_dagster.pipeline.audit.checks import Check, Look, Sources
+from quel_dagster.pipeline.audit.checks import Check, CheckResult, Sources
 from quel_dagster.pipeline.audit.report import LISTED, Breach, breach_of
-from quel_dagster.pipeline.tags import JOB_ID_TAG, OUTCOME_TAG, REFUSED
+from quel_dagster.platform.internals import RUN_KEY_TAG
+from quel_dagster.platform.tags import JOB_ID_TAG, OUTCOME_TAG, REFUSED
 
-#: The older worker's jobs have no lease; they count as abandoned after this many times the grace.
+#: The older worker's jobs have no lease; they count as abandoned after this many grace periods.
 _WITHOUT_LEASE = 10
 _RUNS_PER_PAGE = 500
 
@@ -39,16 +40,16 @@ _ENDS: Mapping[JobStatus, frozenset[DagsterRunStatus]] = {
 
 @dataclass(frozen=True)
 class _Work:
-    """Who is at work, as far as Redis and Dagster know."""
+    """The live work, as seen in Redis and Dagster."""
 
     queue: QueueSnapshot
-    #: live runs by id, and by the job that they are tagged with
+    #: live runs by id, and by the job of their tag
     runs: Mapping[str, DagsterRunStatus]
     runs_of: Mapping[str, Sequence[str]]
 
     @classmethod
-    async def look(cls, queue: JobQueue, instance: DagsterInstance) -> _Work:
-        """Redis first, since ids move from there to Dagster; ask PostgreSQL after this."""
+    async def read(cls, queue: JobQueue, instance: DagsterInstance) -> _Work:
+        """Read Redis first, because ids move from there to Dagster. Query PostgreSQL after this."""
         snapshot = await asyncio.to_thread(take_snapshot, queue)
         runs: dict[str, DagsterRunStatus] = {}
         runs_of: defaultdict[str, list[str]] = defaultdict(list)
@@ -80,27 +81,28 @@ class Processing(Check):
     sources: Sources
     grace: float
 
-    async def look(self, suspects: Sequence[Breach] | None = None) -> Look:
+    async def run(self, suspects: Sequence[Breach] | None = None) -> CheckResult:
         queue, instance = self.sources.queue, self.sources.instance
         if queue is None or instance is None:
-            return Look(not_done=_not_given(self.sources))
-        work = await _Work.look(queue, instance)
-        rows = [row for row in await self.reader.rows(sql.OPEN_JOBS) if row.status == JobStatus.PROCESSING]
+            return CheckResult(not_done=_not_given(self.sources))
+        work = await _Work.read(queue, instance)
+        jobs = await self.reader.read(sql.OpenJob, sql.OPEN_JOBS)
+        rows = [job for job in jobs if job.status is JobStatus.PROCESSING]
         breaches = []
         for row in rows:
             live = work.live_runs(row.job_id, row.run_id)
-            if row.lease_is_live:
-                if not live and row.lease_age > self.grace and await self._ended_long_ago(instance, row.run_id):
+            if row.lease_is_live and row.run_id is not None:
+                if not live and (row.lease_age or 0) > self.grace and await self._ended_long_ago(instance, row.run_id):
                     breaches.append(breach_of(self.code, "no_run", {"job": row.job_id, "run": row.run_id}))
             elif at_work := [run_id for run_id in live if work.runs[run_id] in _AT_WORK]:
                 if row.silence > self.grace:
                     breaches.append(breach_of(self.code, "no_lease", {"job": row.job_id, "run": at_work[0]}))
             elif not live and row.job_id not in work.queue.underway:
-                # A job of ours keeps its lease row until it ends; the older worker's never has one.
-                patience = self.grace if row.run_id else self.grace * _WITHOUT_LEASE
-                if row.silence > patience:
+                # A job of this project keeps its lease row until it ends; one of the older worker never has one.
+                limit = self.grace if row.run_id else self.grace * _WITHOUT_LEASE
+                if row.silence > limit:
                     breaches.append(breach_of(self.code, "abandoned", {"job": row.job_id}))
-        return Look(checked=len(rows), breaches=tuple(breaches[:LISTED]), total=len(breaches))
+        return CheckResult(checked=len(rows), breaches=tuple(breaches[:LISTED]), total=len(breaches))
 
     async def _ended_long_ago(self, instance: DagsterInstance, run_id: str) -> bool:
         record = await asyncio.to_thread(instance.get_run_record_by_id, run_id)
@@ -109,7 +111,7 @@ class Processing(Check):
 
 @dataclass(frozen=True)
 class Queue(Check):
-    """I11. A job in processing is I10's."""
+    """I11. Jobs in processing belong to I10."""
 
     code: str
     reader: AuditReader
@@ -118,16 +120,17 @@ class Queue(Check):
     entry_seconds: float
     job_ids: Collection[UUID] | None
 
-    async def look(self, suspects: Sequence[Breach] | None = None) -> Look:
+    async def run(self, suspects: Sequence[Breach] | None = None) -> CheckResult:
         queue, instance = self.sources.queue, self.sources.instance
         if queue is None or instance is None:
-            return Look(not_done=_not_given(self.sources))
+            return CheckResult(not_done=_not_given(self.sources))
         entries = await self._entries(queue)
         stuck = await self._without_run(instance, entries)
         if suspects is None:
             stuck = await self._without_run(instance, await self._lasting(queue, stuck))
-        work = await _Work.look(queue, instance)
-        rows = [row for row in await self.reader.rows(sql.OPEN_JOBS) if row.status == JobStatus.PENDING]
+        work = await _Work.read(queue, instance)
+        jobs = await self.reader.read(sql.OpenJob, sql.OPEN_JOBS)
+        rows = [job for job in jobs if job.status is JobStatus.PENDING]
         known = work.queue.underway | work.queue.dead
         breaches = [
             breach_of(self.code, "stuck", {"entry": delivery.job_id or delivery.describe()})
@@ -140,7 +143,7 @@ class Queue(Check):
             and row.job_id not in known
             and not work.live_runs(row.job_id, row.run_id)
         ]
-        return Look(checked=len(entries) + len(rows), breaches=tuple(breaches[:LISTED]), total=len(breaches))
+        return CheckResult(checked=len(entries) + len(rows), breaches=tuple(breaches[:LISTED]), total=len(breaches))
 
     async def _entries(self, queue: JobQueue) -> dict[bytes, Delivery]:
         snapshot = await asyncio.to_thread(take_snapshot, queue)
@@ -151,7 +154,7 @@ class Queue(Check):
         }
 
     async def _lasting(self, queue: JobQueue, entries: dict[bytes, Delivery]) -> dict[bytes, Delivery]:
-        """The entries that stay for `entry_seconds`, in the same delivery."""
+        """Return the entries that stay for `entry_seconds`, in the same delivery."""
         deadline = time.monotonic() + self.entry_seconds
         while entries and (left := deadline - time.monotonic()) > 0:
             await asyncio.sleep(min(0.5, left))
@@ -174,9 +177,9 @@ class Queue(Check):
 
 @dataclass(frozen=True)
 class RunEnds(Check):
-    """I14. The last run of a job is the last that started on it; one that found another at work, or everything done
-    before it started, ended nothing. One that an operator stopped while it waited, say to retry one that died, ended
-    its job all the same."""
+    """I14. The last run of a job is the last one that started on it. A run that found another one active, or everything
+    done before it started, ended nothing. A run that an operator stopped while it was queued, for example to retry a
+    dead run, does end its job. A run that finds an operator's cancel ends with success and the outcome `cancelled`."""
 
     code: str
     reader: AuditReader
@@ -185,26 +188,28 @@ class RunEnds(Check):
     job_ids: Collection[UUID] | None
     since: datetime | None
 
-    async def look(self, suspects: Sequence[Breach] | None = None) -> Look:
+    async def run(self, suspects: Sequence[Breach] | None = None) -> CheckResult:
         instance = self.sources.instance
         if instance is None:
-            return Look(not_done="Dagster's storage not given")
+            return CheckResult(not_done="Dagster's storage not given")
         wanted = self.job_ids if suspects is None else [UUID(breach.ids["job"]) for breach in suspects]
         last, stopped = await self._last_runs(instance, wanted)
         checked = 0
         breaches = []
-        for row in await self.reader.rows(sql.ENDED_JOBS):
+        for row in await self.reader.read(sql.EndedJob, sql.ENDED_JOBS):
             record = last.get(str(row.job_id))
             if record is None or record.dagster_run.status not in _FINISHED:
                 continue
             if row.completed_at is not None and (record.start_time or 0) > row.completed_at:
                 continue
             checked += 1
-            if row.status == JobStatus.CANCELLED and str(row.job_id) in stopped:
+            if row.status is JobStatus.CANCELLED and (
+                str(row.job_id) in stopped or record.dagster_run.tags.get(OUTCOME_TAG) == JobStatus.CANCELLED
+            ):
                 continue
             ended = record.dagster_run.status
             settled = max(record.end_time or 0, row.completed_at or 0)
-            if ended not in _ENDS[JobStatus(row.status)] and time.time() - settled > self.grace:
+            if ended not in _ENDS[row.status] and time.time() - settled > self.grace:
                 facts = {
                     "job": row.job_id,
                     "run": record.dagster_run.run_id,
@@ -212,12 +217,12 @@ class RunEnds(Check):
                     "ended": ended.value,
                 }
                 breaches.append(breach_of(self.code, "disagree", facts))
-        return Look(checked=checked, breaches=tuple(breaches[:LISTED]), total=len(breaches))
+        return CheckResult(checked=checked, breaches=tuple(breaches[:LISTED]), total=len(breaches))
 
     async def _last_runs(
         self, instance: DagsterInstance, job_ids: Collection[UUID] | None
     ) -> tuple[dict[str, RunRecord], set[str]]:
-        """The last run of each job that started, and the jobs that had a newer one which was stopped before."""
+        """Return the last started run of each job, and the jobs with a newer run that was stopped before its start."""
         filters: list[RunsFilter]
         if job_ids is None:
             filters = [RunsFilter(created_after=self.since)]
@@ -239,7 +244,7 @@ class RunEnds(Check):
 
 
 async def _records(instance: DagsterInstance, filters: RunsFilter) -> AsyncIterator[RunRecord]:
-    """Run records, newest first, a page at a time."""
+    """Yield run records page by page, newest first."""
     cursor: str | None = None
     while True:
         page = await asyncio.to_thread(instance.get_run_records, filters, _RUNS_PER_PAGE, cursor=cursor)

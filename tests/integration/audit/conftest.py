@@ -5,9 +5,10 @@ Its jobs are made with the real functions, its objects are real pictures, and it
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,19 +17,18 @@ import psycopg
 import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 from PIL import Image
-from psycopg.rows import dict_row
 
 from quel_dagster.adapters.database.records import Claim
-from quel_dagster.adapters.database.store import Database, schema_sql
 from quel_dagster.adapters.database.url import DatabaseUrl
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.adapters.storage.store import ObjectStore, open_store
 from quel_dagster.jobs.model import JobStatus, Slot
-from quel_dagster.jobs.storage_keys import picture_key
+from quel_dagster.jobs.storage_keys import new_picture_key
 from quel_dagster.pipeline.audit import AuditReport, Sources, audit
-from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.services.endpoints import Endpoints
+from quel_dagster.services.preparation import install_schema
 from quel_dagster.settings import Settings
-from tests.integration.conftest import PRICE, Look, NewlyMade, Office
+from tests.integration.conftest import PRICE, Look, NewlyMade, Office, events_in_one_file
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +37,7 @@ def audited_database(endpoints: Endpoints) -> str:
     with _connected(endpoints.database_url) as server:
         server.execute("create database audited")
     url = _url_of(endpoints, "audited")
-    with _connected(url) as connection:
-        for name in ("web_app", "quel_dagster"):
-            connection.execute(schema_sql(name).encode())
+    install_schema(url, web_app_tables=True)
     return url
 
 
@@ -49,7 +47,8 @@ def database_url(audited_database: str) -> str:
     with _connected(audited_database) as connection:
         connection.execute(
             "truncate public.quel_member, public.quel_organization, public.quel_attach, public.quel_production_photo,"
-            " quel_dagster.job_lease, quel_dagster.job_cancel restart identity cascade"
+            " quel_dagster.job_lease, quel_dagster.job_cancel, quel_dagster.picture_slot, quel_dagster.orphan_object,"
+            " quel_dagster.job_death, quel_dagster.job_recovery restart identity cascade"
         )
     return audited_database
 
@@ -65,28 +64,8 @@ def _url_of(endpoints: Endpoints, database: str) -> str:
 
 @pytest.fixture
 def unprepared_database_url(endpoints: Endpoints) -> str:
-    """A database without any table of ours or the web app's."""
+    """A database without the tables of this project and of the web app."""
     return _url_of(endpoints, "postgres")
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    yield database
-    await database.aclose()
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[Look]:
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
-        yield Look(connection)
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[JobQueue]:
-    queue = JobQueue(redis_url)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture
@@ -102,7 +81,8 @@ def store(objects: Path) -> ObjectStore:
 @pytest.fixture(scope="session")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
     """Tests tell their runs apart by the ids of their jobs."""
-    with DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster"))) as instance:
+    folder = tmp_path_factory.mktemp("dagster")
+    with DagsterInstance.local_temp(str(folder), overrides=events_in_one_file(folder)) as instance:
         yield instance
 
 
@@ -117,10 +97,8 @@ class Made(NewlyMade):
 
     run_id: str = ""
     attach_ids: tuple[int, ...] = ()
-
-    @property
-    def keys(self) -> list[str]:
-        return [picture_key(self.member_id, self.job_id, Slot(unit=0, number=n)) for n in range(self.total)]
+    #: of its objects, in slot order
+    keys: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -152,10 +130,10 @@ class House:
 
     async def audit(self, *, without: str | None = None, **options: Any) -> AuditReport:
         """Impatient: nothing that stays wrong for a moment is taken for being in motion."""
-        patience = {"grace_seconds": 0.0, "entry_seconds": 0.2, "confirm_seconds": 0.05}
+        waits = {"grace_seconds": 0.0, "entry_seconds": 0.2, "confirm_seconds": 0.05}
         left_out: dict[str, Any] = {without: None} if without else {}
         sources = replace(self.sources, **left_out)
-        return await audit(sources, **{"price": PRICE, **patience, **options})
+        return await audit(sources, **{"price": PRICE, **waits, **options})
 
     def object_path(self, key: str) -> Path:
         """The file of an object."""
@@ -178,34 +156,48 @@ class House:
         claim = await self.office.processing(begun, run_id=run_id)
         attach_ids = [await self.picture(begun, claim, number) for number in range(total if made is None else made)]
         if status is JobStatus.USER_CANCELLED:
-            await self.office.database.keep_cancel(begun.job_id)
-        await self.office.database.settle(begun.job_id, claim.token, status=status, total=total, error=None, inputs=0)
-        return Made(**vars(begun), run_id=run_id, attach_ids=tuple(attach_ids))
+            await self.office.database.work.keep_cancel(begun.job_id)
+        error = "it failed" if status is JobStatus.FAILED else None
+        await self.office.database.work.settle(
+            begun.job_id, claim.token, status=status, total=total, error=error, inputs=0
+        )
+        return Made(**vars(begun), run_id=run_id, attach_ids=tuple(attach_ids), keys=await self.keys(begun.job_id))
 
     async def picture(self, job: NewlyMade, claim: Claim, number: int) -> int:
         """Upload and commit the picture of one slot."""
-        key = picture_key(job.member_id, job.job_id, Slot(unit=0, number=number))
+        slot = Slot(unit=0, number=number)
+        key = new_picture_key(job.member_id, job.job_id, slot)
+        await self.office.database.work.reserve(job.job_id, claim.token, slot, key=key, price=PRICE)
         await self.store.put(key, PICTURE, content_type="image/webp")
-        committed = await self.office.database.commit_picture(
+        committed = await self.office.database.work.commit_picture(
             job.job_id,
             claim.token,
-            member_id=job.member_id,
+            slot,
             key=key,
             size=len(PICTURE),
+            sha256=hashlib.sha256(PICTURE).hexdigest(),
             storage="file",
             price=PRICE,
             total=job.total,
         )
         return committed.attach_id
 
+    async def keys(self, job_id: UUID) -> list[str]:
+        """The storage keys of a job's pictures, in slot order."""
+        rows = await self.sql.all(
+            "select object_key from quel_dagster.picture_slot where job_id = %s order by unit, number", job_id
+        )
+        return [row["object_key"] for row in rows]
+
     async def at_work(self, *, seconds: float = 30.0, made: int = 1) -> Made:
-        """A job in processing, under a lease of a run that goes on."""
+        """A job in processing, with a lease of a live run."""
         begun = await self.office.job(2)
         run_id = live_run(self.instance, begun.job_id)
-        claim = await self.office.database.claim(begun.job_id, run_id=run_id, worker="test:1", seconds=seconds)
-        await self.office.database.begin(claim.job, claim.token, claimed_id=None, price=PRICE)
+        claim = await self.office.database.work.claim(begun.job_id, run_id=run_id, worker="test:1", seconds=seconds)
+        assert claim is not None
+        await self.office.database.work.begin(begun.job_id, claim.token, price=PRICE)
         attach_ids = [await self.picture(begun, claim, number) for number in range(made)]
-        return Made(**vars(begun), run_id=run_id, attach_ids=tuple(attach_ids))
+        return Made(**vars(begun), run_id=run_id, attach_ids=tuple(attach_ids), keys=await self.keys(begun.job_id))
 
 
 # --- runs ----------------------------------------------------------------------------------------------
@@ -239,7 +231,7 @@ def live_run(
     status: DagsterRunStatus = DagsterRunStatus.STARTED,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """A run that goes on, or waits for its turn."""
+    """A live or queued run."""
     made = instance.add_run(
         DagsterRun(job_name="image_job", status=status, tags={"quel/job_id": str(job_id), **(tags or {})})
     )

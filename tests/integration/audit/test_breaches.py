@@ -1,4 +1,4 @@
-"""Each invariant, broken alone, is reported alone: by its code, with the ids of what is wrong, and a remedy."""
+"""Each broken invariant is reported alone: by its code, with the ids and a remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def only_breach(house: House, **options: Any) -> Breach:
     return breach
 
 
-def told(breach: Breach) -> tuple[str, str, dict[str, str]]:
+def facts_of(breach: Breach) -> tuple[str, str, dict[str, str]]:
     return breach.code, breach.kind, breach.ids
 
 
@@ -107,7 +107,7 @@ async def key_shared(house: House, job: Made) -> dict[str, Any]:
     await house.sql.all(
         "update quel_attach set attach_file_path = %s where attach_id = %s", job.keys[0], job.attach_ids[1]
     )
-    return {"job": job.job_id, "attach": f"{job.attach_ids[0]}, {job.attach_ids[1]}"}
+    return {"attach": f"{job.attach_ids[0]}, {job.attach_ids[1]}"}
 
 
 async def row_without_job(house: House, job: Made) -> dict[str, Any]:
@@ -138,12 +138,13 @@ async def picture_of_two_jobs(house: House, job: Made) -> dict[str, Any]:
     other = await house.finished(2, made=1)
     await house.sql.all(
         "update quel_production_jobs set generated_attach_ids = generated_attach_ids || to_jsonb(%s::bigint),"
-        " completed_images = 2 where job_id = %s",
+        " completed_images = 2, failed_images = 0 where job_id = %s",
         job.attach_ids[0],
         other.job_id,
     )
     await house.sql.all(
-        "update quel_production_photo set attach_ids = attach_ids || to_jsonb(%s::bigint) where production_id = %s",
+        "update quel_production_photo set attach_ids = attach_ids || to_jsonb(%s::bigint), generated_image_count = 2"
+        " where production_id = %s",
         job.attach_ids[0],
         other.production_id,
     )
@@ -158,6 +159,9 @@ async def end_without_time(house: House, job: Made) -> dict[str, Any]:
 async def completed_without_picture(house: House, _job: Made) -> dict[str, Any]:
     empty = await house.finished(made=0, status=JobStatus.FAILED)
     await house.sql.all("update quel_production_jobs set job_status = 'completed' where job_id = %s", empty.job_id)
+    await house.sql.all(
+        "update quel_production_photo set production_status = 'completed' where production_id = %s", empty.production_id
+    )
     return {"job": empty.job_id}
 
 
@@ -273,16 +277,14 @@ BROKEN: list[tuple[str, str, Damage]] = [
 @pytest.mark.parametrize(
     ("code", "kind", "damage"), [pytest.param(*case, id=f"{case[0]}-{case[2].__name__}") for case in BROKEN]
 )
-async def test_one_broken_thing_is_told_with_its_ids_and_nothing_else(
-    house: House, code: str, kind: str, damage: Damage
-) -> None:
+async def test_one_breach_is_reported_alone_with_its_ids(house: House, code: str, kind: str, damage: Damage) -> None:
     await house.finished()
     job = await house.finished()
     ids = {name: str(value) for name, value in (await damage(house, job)).items()}
 
     breach = await only_breach(house)
 
-    assert told(breach) == (code, kind, ids)
+    assert facts_of(breach) == (code, kind, ids)
     assert all(value in breach.line for value in ids.values() if value != str(job.production_id))
     assert "\n" not in breach.line
 
@@ -294,7 +296,7 @@ async def test_an_organizations_balance_is_held_to_its_own_ledger(house: House) 
     await house.finished(member_id=member)
     await house.sql.all("update quel_organization set org_credit = org_credit - 1 where org_id = %s", organization)
 
-    assert told(await only_breach(house)) == ("I1", "off", {"organization": str(organization)})
+    assert facts_of(await only_breach(house)) == ("I1", "off", {"organization": str(organization)})
 
 
 async def test_a_charge_that_pays_out_is_wrong_at_any_price(house: House) -> None:
@@ -305,7 +307,7 @@ async def test_a_charge_that_pays_out_is_wrong_at_any_price(house: House) -> Non
     )
     await give(house, job, 40)
 
-    assert told(await only_breach(house, price=None))[:2] == ("I3", "amount")
+    assert facts_of(await only_breach(house, price=None))[:2] == ("I3", "amount")
 
 
 async def test_the_ends_of_run_and_job_agree(house: House) -> None:
@@ -332,6 +334,17 @@ async def test_the_ends_of_run_and_job_agree(house: House) -> None:
     assert all(disagree[breach.ids["job"]][1] in breach.line for breach in breaches)
 
 
+async def test_a_run_that_found_an_operators_cancel_ended_its_job(house: House) -> None:
+    job = await house.office.job(2)
+    found = run(house.instance, job.job_id, tags={"quel/outcome": "cancelled"})
+    claim = await house.office.claim(job, run_id=found)
+    await house.office.database.work.settle(
+        job.job_id, claim.token, status=JobStatus.CANCELLED, total=2, error="Cancelled by operator mina.", inputs=0
+    )
+
+    assert not (await house.audit()).breaches
+
+
 async def test_a_retry_that_was_stopped_while_it_waited_ended_its_job(house: House) -> None:
     job = await house.finished(made=1, status=JobStatus.CANCELLED, ended=DagsterRunStatus.FAILURE)
     run(house.instance, job.job_id, DagsterRunStatus.CANCELED, started=False)
@@ -344,7 +357,7 @@ async def test_a_run_that_was_stopped_while_it_waited_ended_nothing_that_came_la
     run(house.instance, job.job_id, DagsterRunStatus.CANCELED, started=False)
     run_id = run(house.instance, job.job_id, DagsterRunStatus.FAILURE)
     claim = await house.office.claim(job, run_id=run_id)
-    await house.office.database.settle(
+    await house.office.database.work.settle(
         job.job_id, claim.token, status=JobStatus.CANCELLED, total=1, error=None, inputs=0
     )
     made = await house.finished(ended=DagsterRunStatus.FAILURE)
@@ -363,7 +376,7 @@ async def test_what_is_not_an_id_stays_out_of_the_words(house: House) -> None:
 
     breach = await only_breach(house)
 
-    assert told(breach)[:2] == ("I11", "stuck")
+    assert facts_of(breach)[:2] == ("I11", "stuck")
     assert "script" not in breach.line
     assert "9 bytes" in breach.line
 

@@ -16,8 +16,7 @@ import pytest
 from quel_dagster.adapters.database.records import Claim
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.errors import QuelError
-from quel_dagster.jobs.model import JobStatus, Slot
-from quel_dagster.jobs.storage_keys import picture_key
+from quel_dagster.jobs.model import JobStatus
 from tests.integration.audit.conftest import PICTURE, House
 from tests.integration.conftest import PRICE, NewlyMade
 
@@ -34,8 +33,8 @@ class CutOffError(QuelError):
 
 
 async def step_by_step(house: House, database: Database, job: NewlyMade, number: int, steps: int) -> None:
-    """A picture in the older worker's order, each step a transaction of its own; cut off after some of them."""
-    key = picture_key(job.member_id, job.job_id, Slot(unit=0, number=number))
+    """A picture in the older worker's order, each step in its own transaction; cut off after some of them."""
+    key = f"generated-images/user-{job.member_id}/generated_{job.job_id}_{number}.webp"
     attach_id = balance = 0
 
     async def upload() -> None:
@@ -43,13 +42,13 @@ async def step_by_step(house: House, database: Database, job: NewlyMade, number:
 
     async def attach() -> None:
         nonlocal attach_id
-        attach_id = await database.insert_attach(
+        attach_id = await database.web_app.insert_attach(
             name=key.rpartition("/")[2], path=key, size=len(PICTURE), mime_type="image/webp", storage="file"
         )
 
     async def read_balance() -> None:
         nonlocal balance
-        balance = (await database.balances(member_id=job.member_id))["member_credit"] or 0
+        balance = await house.sql.credit(member_id=job.member_id)
 
     async def write_balance() -> None:
         await statement(
@@ -93,7 +92,7 @@ async def one_transaction(house: House, claim: Claim, job: NewlyMade, number: in
 
 
 async def make(house: House, seed: int, *, older: bool) -> None:
-    """Members with several jobs at once, whose pictures are made side by side and cut off at random places."""
+    """Members with several jobs at once; their pictures are made concurrently and cut off at random places."""
     chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
     member_ids = [await house.office.member(credit=10_000) for _ in range(2)]
     jobs = [await house.office.job(PICTURES, member_id=member_ids[number % 2]) for number in range(JOBS)]
@@ -111,7 +110,7 @@ async def make(house: House, seed: int, *, older: bool) -> None:
 
     await asyncio.gather(*(picture(place) for place in range(JOBS * PICTURES)))
     for job, claim in zip(jobs, claims, strict=True):
-        await house.office.database.settle(
+        await house.office.database.work.settle(
             job.job_id, claim.token, status=JobStatus.COMPLETED, total=PICTURES, error=None, inputs=0
         )
 

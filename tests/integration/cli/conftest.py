@@ -12,11 +12,12 @@ from uuid import UUID
 
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from typer.testing import CliRunner
 
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.cli.main import app
-from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.services.endpoints import Endpoints
 from tests.integration.conftest import PRICE
 
 WEB_UI = "http://quel.example:3000"
@@ -24,7 +25,7 @@ WEB_UI = "http://quel.example:3000"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command printed, and its exit code."""
+    """The output of a command, and its exit code."""
 
     code: int
     out: str
@@ -102,7 +103,11 @@ class Runs:
 
     def add(self, job_id: UUID, status: DagsterRunStatus = DagsterRunStatus.SUCCESS, **tags: str) -> str:
         tags = {"quel/job_id": str(job_id), **{name.replace("__", "/"): value for name, value in tags.items()}}
-        return self.instance.add_run(DagsterRun(job_name="image_job", status=status, tags=tags)).run_id
+        origin = RemoteJobOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("quel"), "__repository__"), "image_job"
+        )
+        run = DagsterRun(job_name="image_job", status=status, tags=tags, remote_job_origin=origin)
+        return self.instance.add_run(run).run_id
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -10,8 +11,7 @@ import pytest
 from PIL import Image
 
 from quel_dagster.adapters.storage.store import ObjectStore, open_store
-from quel_dagster.jobs.model import JobStatus, Slot
-from quel_dagster.jobs.storage_keys import picture_key
+from quel_dagster.jobs.model import JobStatus
 from quel_dagster.settings import Settings
 from tests.integration.cli.conftest import WEB_UI, Quel, Runs
 from tests.integration.conftest import Look, NewlyMade, Office
@@ -31,17 +31,25 @@ async def store(variables: Mapping[str, str]) -> AsyncIterator[ObjectStore]:
 
 
 async def whole(office: Office, store: ObjectStore, *, total: int = 1, prompt: str = "a red dress") -> NewlyMade:
-    """A completed job whose pictures lie in the store."""
+    """A completed job with its pictures in the store."""
     job = await office.job(total, input_data={"prompt": prompt})
     claim = await office.processing(job)
     for number in range(total):
-        key = picture_key(job.member_id, job.job_id, Slot(unit=0, number=number))
-        await store.put(key, picture(), content_type="image/webp")
-        await office.commit(job, claim, number)
+        made = await office.commit(job, claim, number)
+        await store.put(made.key, picture(), content_type="image/webp")
+        data = picture()
         await office.sql.all(
-            "update quel_attach set attach_file_size = %s where attach_file_path = %s", len(picture()), key
+            "update quel_attach set attach_file_size = %s where attach_id = %s", len(data), made.attach_id
         )
-    await office.database.settle(job.job_id, claim.token, status=JobStatus.COMPLETED, total=total, error=None, inputs=0)
+        await office.sql.all(
+            "update quel_dagster.picture_slot set size = %s, sha256 = %s where attach_id = %s",
+            len(data),
+            hashlib.sha256(data).hexdigest(),
+            made.attach_id,
+        )
+    await office.database.work.settle(
+        job.job_id, claim.token, status=JobStatus.COMPLETED, total=total, error=None, inputs=0
+    )
     return job
 
 
@@ -82,7 +90,7 @@ async def test_the_scope_of_an_audit(quel: Quel, office: Office, store: ObjectSt
     assert "was charged -20, not the price" in (await quel("audit", job.job_id, "--price", 30)).wrong().out
 
 
-async def test_objects_left_out_on_purpose_are_no_failure_but_a_part_that_is_away_is(
+async def test_skipped_objects_are_no_failure_but_an_unreachable_part_is(
     quel: Quel, office: Office, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await whole(office, store)
@@ -111,7 +119,7 @@ async def test_a_gallery_shows_references_and_what_is_missing(
     quel: Quel, office: Office, store: ObjectStore, tmp_path: Path
 ) -> None:
     await store.put("uploads/upload-dress.webp", picture("navy"), content_type="image/webp")
-    reference = await office.database.insert_attach(
+    reference = await office.database.web_app.insert_attach(
         name="dress", path="upload-dress.webp", size=1, mime_type="image/webp", storage="file"
     )
     member = await office.member()
@@ -150,6 +158,6 @@ async def test_a_gallery_of_nothing(quel: Quel, office: Office, tmp_path: Path) 
     job = await office.job(1)
     assert "--since" in (await quel("gallery")).wrong(2).err
     assert "--since" in (await quel("gallery", job.job_id, "--since", "1h")).wrong(2).err
-    assert "No job was created" in (await quel("gallery", "--since", "0s")).wrong().err
+    assert "No job was created or ended" in (await quel("gallery", "--since", "0s")).wrong().err
     (tmp_path / "file").write_text("")
     assert "file" in (await quel("gallery", job.job_id, "-o", tmp_path / "file" / "page.html")).wrong().err

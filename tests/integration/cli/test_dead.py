@@ -9,24 +9,25 @@ import redis
 
 from quel_dagster.adapters.queue import DEAD, QUEUE, JobQueue
 from tests.integration.cli.conftest import Quel
-from tests.integration.conftest import Office
+from tests.integration.conftest import Office, claim
 
 
 @pytest.fixture
-def buried(queue: JobQueue, redis_url: str) -> JobQueue:
+def dead_letters(queue: JobQueue, redis_url: str) -> JobQueue:
     """Letters of everything that was ever pushed by mistake."""
     with redis.Redis.from_url(redis_url) as client:
         client.lpush(QUEUE, "not \x1b[31ma uuid\u202e", b"\xff\x00\xfe", "x" * 5000)
-        queue.claim(wait_seconds=0, limit=9)
+        queue.dead_letter_long_entries("not a UUID")
+        claim(queue, 9)
         for delivery in queue.deliveries():
-            queue.bury(delivery, "not a UUID")
+            queue.dead_letter(delivery, "not a UUID")
         client.lpush(DEAD, "of [b]another[/b] program")
     return queue
 
 
-async def test_dead_letters_never_show_raw_bytes(quel: Quel, buried: JobQueue) -> None:
+async def test_dead_letters_never_show_raw_bytes(quel: Quel, dead_letters: JobQueue) -> None:
     outputs = [(await quel("dead", "list")).ok().out, (await quel("dead", "list", "--json")).ok().out]
-    outputs += [(await quel("dead", "show", letter.name)).ok().out for letter in buried.letters()]
+    outputs += [(await quel("dead", "show", letter.name)).ok().out for letter in dead_letters.letters()]
     for out in outputs:
         assert "\x1b" not in out
         assert "\\u202e" in out or "\u202e" not in out
@@ -41,7 +42,7 @@ async def test_dead_letters_never_show_raw_bytes(quel: Quel, buried: JobQueue) -
 async def test_dead_list_shows_the_newest_and_counts_the_rest(quel: Quel, queue: JobQueue) -> None:
     ids = [uuid4() for _ in range(3)]
     for number, job_id in enumerate(ids):
-        queue.bury_job(job_id, f"reason {number}")
+        queue.dead_letter_job(job_id, f"reason {number}")
     out = (await quel("dead", "list", "--limit", 2)).ok().out
     assert out.index("reason 2") < out.index("reason 1")
     assert "reason 0" not in out
@@ -56,36 +57,44 @@ async def test_an_empty_list(quel: Quel) -> None:
     assert (await quel("dead", "requeue", "--all")).ok().out == "jobs:dead is empty.\n"
 
 
-async def test_requeue_moves_only_what_can_run(quel: Quel, office: Office, buried: JobQueue) -> None:
+async def test_requeue_moves_only_what_can_run(quel: Quel, office: Office, dead_letters: JobQueue) -> None:
     job, stranger = await office.job(2), uuid4()
-    buried.bury_job(job.job_id, "given up")
-    buried.bury_job(stranger, "no such row")
-    before = len(buried.letters())
+    dead_letters.dead_letter_job(job.job_id, "given up")
+    dead_letters.dead_letter_job(stranger, "no such row")
+    before = len(dead_letters.letters())
     answer = (await quel("dead", "requeue", "--all")).wrong()
-    assert f"{job.job_id} is back in jobs:queue" in answer.out
+    assert f"{job.job_id} is in jobs:again" in answer.out
     assert f"job {stranger} has no row" in answer.out
-    assert "its entry is no job id" in answer.out
+    assert "its entry is not a job id" in answer.out
     assert "too long to keep" in answer.out
-    assert buried.waiting() == {str(job.job_id).encode()}
-    assert len(buried.letters()) == before - 1
+    assert dead_letters.waiting() == {str(job.job_id).encode()}
+    assert len(dead_letters.letters()) == before - 1
 
 
 async def test_requeue_by_job_id_pushes_once_however_many_letters_there_are(
     quel: Quel, office: Office, queue: JobQueue
 ) -> None:
     job = await office.job(2)
-    queue.bury_job(job.job_id, "first")
-    queue.bury_job(job.job_id, "second")
+    queue.dead_letter_job(job.job_id, "first")
+    queue.dead_letter_job(job.job_id, "second")
     done = (await quel("dead", "requeue", job.job_id, "--json")).ok().data
     assert [deed["requeued"] for deed in done] == [True, True]
     assert queue.letters() == []
-    assert queue.depths()["queue"] == 1
+    assert queue.depths()["again"] == 1
 
 
-async def test_show_says_whether_a_letter_can_go_back(quel: Quel, office: Office, queue: JobQueue) -> None:
+async def test_requeue_of_a_foreign_kind_is_refused(quel: Quel, office: Office, queue: JobQueue) -> None:
+    job = await office.job(1, path="landing")
+    queue.dead_letter_job(job.job_id, "landing")
+    answer = (await quel("dead", "requeue", job.job_id)).wrong()
+    assert "stays, it is a job of kind landing, which only the older worker makes" in answer.out
+    assert queue.depths() == {"again": 0, "queue": 0, "processing": 0, "dead": 1}
+
+
+async def test_show_tells_whether_a_letter_can_be_requeued(quel: Quel, office: Office, queue: JobQueue) -> None:
     job, stranger = await office.job(2), uuid4()
-    queue.bury_job(job.job_id, "given up")
-    queue.bury_job(stranger, "no such row")
+    queue.dead_letter_job(job.job_id, "given up")
+    queue.dead_letter_job(stranger, "no such row")
     letters = {letter.job_id: letter for letter in queue.letters()}
     mine = letters[job.job_id].name
     assert f"quel dead requeue {mine}" in (await quel("dead", "show", mine)).ok().out
@@ -95,8 +104,8 @@ async def test_show_says_whether_a_letter_can_go_back(quel: Quel, office: Office
 
 
 async def test_drop_asks_first(quel: Quel, queue: JobQueue) -> None:
-    queue.bury_job(uuid4(), "one")
-    queue.bury_job(uuid4(), "two")
+    queue.dead_letter_job(uuid4(), "one")
+    queue.dead_letter_job(uuid4(), "two")
     newest, oldest = queue.letters()
     answer = await quel("dead", "drop", newest.name, stdin="n\n")
     assert answer.code == 1
@@ -108,7 +117,7 @@ async def test_drop_asks_first(quel: Quel, queue: JobQueue) -> None:
 
 
 async def test_names_that_mean_nothing_or_too_much(quel: Quel, queue: JobQueue) -> None:
-    queue.bury_job(uuid4(), "one")
+    queue.dead_letter_job(uuid4(), "one")
     (letter,) = queue.letters()
     assert "zzzz" in (await quel("dead", "show", "zzzz")).wrong().err
     assert letter.name[:2] in (await quel("dead", "drop", "--yes", letter.name[:2])).wrong().err, "too short to mean it"

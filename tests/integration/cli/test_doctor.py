@@ -10,16 +10,16 @@ import psycopg
 import pytest
 import redis
 
-from quel_dagster.adapters.database.store import schema_sql
 from quel_dagster.adapters.database.url import DatabaseUrl
+from quel_dagster.adapters.database.web_app_tables import WEB_APP_SQL
 from quel_dagster.cli.doctor.dagster_parts import check_dagster
 from quel_dagster.cli.doctor.finding import Finding, Result
 from quel_dagster.cli.doctor.gemini import check_gemini
 from quel_dagster.cli.doctor.object_store import PROBE_KEY, check_object_store
 from quel_dagster.cli.doctor.postgres import check_postgres
 from quel_dagster.cli.doctor.redis_server import check_redis
-from quel_dagster.sandbox.endpoints import Endpoints
 from quel_dagster.sandbox.gemini_server import GeminiStandIn
+from quel_dagster.services.endpoints import Endpoints
 from quel_dagster.settings import Settings
 from tests.integration.cli.conftest import Quel
 from tests.integration.conftest import GEMINI_KEY
@@ -41,7 +41,7 @@ def only(findings: Iterator[Finding]) -> Finding:
 # --- the whole -------------------------------------------------------------------------------------------
 
 
-def test_all_parts_are_looked_at_one_line_each(
+def test_every_system_has_one_line(
     quel: Quel, gemini: GeminiStandIn, monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]
 ) -> None:
     monkeypatch.setenv("GEMINI_BASE_URL", gemini.url)
@@ -58,8 +58,8 @@ def test_all_parts_are_looked_at_one_line_each(
     assert {"Dagster daemons", "Dagster code", "Dagster workers"} == by_part.keys() - healthy
     text = quel.now("doctor").wrong().out
     assert "✓ PostgreSQL: the web app's tables are as expected" in text
-    assert "✗ Dagster workers: none answers, so no run will start; start one: celery" in text
-    assert "\n3 things to mend." in text
+    assert "✗ Dagster workers: none lives, so runs wait in the queue; start one: quel worker" in text
+    assert "\n3 checks failed." in text
     for secret in (GEMINI_KEY, *(url.split(":")[2].split("@")[0] for url in _with_passwords(variables))):
         assert secret not in text + answer.out
 
@@ -74,12 +74,12 @@ def test_nothing_is_set(quel: Quel, monkeypatch: pytest.MonkeyPatch, variables: 
             monkeypatch.delenv(name)
     answer = quel.now("doctor").wrong()
     for line in (
-        "✗ Settings: DATABASE_URL or REDIS_URL is not set",
+        "✗ Settings: DATABASE_URL, REDIS_URL: not set",
         "✗ PostgreSQL: DATABASE_URL is not set",
         "✗ Redis: REDIS_URL is not set",
         "✗ Object store: cannot be opened; STORAGE_URL is not set",
         "✗ Gemini: GEMINI_API_KEY is not set",
-        "✗ Dagster storage: cannot be opened; DAGSTER_HOME is not set",
+        "! Dagster: no `quel up` runs on ",
     ):
         assert line in answer.out
 
@@ -100,7 +100,7 @@ def other_database(endpoints: Endpoints) -> Iterator[psycopg.Connection[Any]]:
         server.execute("create database spoilt")
         try:
             with psycopg.connect(endpoints.database_url, autocommit=True, dbname="spoilt") as connection:
-                connection.execute(schema_sql("web_app").encode())
+                connection.execute(WEB_APP_SQL.encode())
                 yield connection
         finally:
             server.execute("drop database spoilt with (force)")
@@ -116,9 +116,9 @@ def _settings(endpoints: Endpoints, **changes: Any) -> Settings:
 def test_tables_that_are_not_as_they_should_be(endpoints: Endpoints, other_database: psycopg.Connection[Any]) -> None:
     finding = only(check_postgres(_settings(endpoints)))
     assert finding.result is Result.WARNING
-    assert "schema quel_dagster is not there yet" in finding.said
-    other_database.execute(schema_sql("quel_dagster").encode())
-    assert "not of this version" in only(check_postgres(_settings(endpoints))).said, "it has no version"
+    assert "schema quel_dagster does not exist yet" in finding.said
+    other_database.execute("create schema quel_dagster")
+    assert "lacks migrations" in only(check_postgres(_settings(endpoints))).said, "it has no migration"
     other_database.execute("drop schema quel_dagster cascade")
 
     other_database.execute("alter table quel_production_photo alter column total_quantity type text")
@@ -142,7 +142,7 @@ def test_wider_columns_and_more_of_them_are_fine(endpoints: Endpoints, other_dat
     assert "schema quel_dagster" in only(check_postgres(_settings(endpoints))).said
 
 
-def test_a_user_who_may_too_little(endpoints: Endpoints, other_database: psycopg.Connection[Any]) -> None:
+def test_a_user_without_privileges(endpoints: Endpoints, other_database: psycopg.Connection[Any]) -> None:
     other_database.execute("create role doctors_patient login password 'pw'")
     other_database.execute("grant select on all tables in schema public to doctors_patient")
     other_database.execute("grant insert on quel_attach, quel_credits to doctors_patient")
@@ -151,13 +151,13 @@ def test_a_user_who_may_too_little(endpoints: Endpoints, other_database: psycopg
     lacking, schema = (finding.said for finding in wrong)
     assert "update on quel_production_jobs" in lacking
     assert "quel_attach" not in lacking
-    assert "schema quel_dagster is missing and may not be made" in schema
+    assert "schema quel_dagster is missing and cannot be created" in schema
     other_database.execute("alter table quel_attach enable row level security")
     assert "row security hides rows of quel_attach" in " ".join(f.said for f in check_postgres(settings))
 
 
 def test_a_database_that_cannot_be_written(endpoints: Endpoints, other_database: psycopg.Connection[Any]) -> None:
-    other_database.execute(schema_sql("quel_dagster").encode())
+    other_database.execute("create schema quel_dagster")
     other_database.execute("alter database spoilt set default_transaction_read_only = on")
     assert "read-only" in " ".join(f.said for f in failures(check_postgres(_settings(endpoints))))
 
@@ -165,8 +165,8 @@ def test_a_database_that_cannot_be_written(endpoints: Endpoints, other_database:
 def test_a_database_that_is_not_there(endpoints: Endpoints) -> None:
     assert "no such database" in only(check_postgres(_settings(endpoints))).said
     assert "password refused" in only(check_postgres(_settings(endpoints, password="wrong"))).said
-    away = Settings.read(_env_file=None, database_url=f"postgresql://u:canary@{NOTHING_LISTENS}/quel")
-    finding = only(check_postgres(away))
+    unreachable = Settings.read(_env_file=None, database_url=f"postgresql://u:canary@{NOTHING_LISTENS}/quel")
+    finding = only(check_postgres(unreachable))
     assert "connection refused" in finding.said
     assert "canary" not in finding.said + finding.remedy
     odd = Settings.read(_env_file=None, database_url="mysql://u:canary@localhost/quel")
@@ -228,7 +228,7 @@ def test_a_redis_that_refuses_us(redis_url: str, server: redis.Redis) -> None:
 # --- object store, Gemini, Dagster -----------------------------------------------------------------------
 
 
-def test_the_look_at_an_object_store_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_store_check_leaves_nothing_behind(tmp_path: Path) -> None:
     settings = Settings.read(_env_file=None, storage_url=tmp_path.as_uri())
     (finding,) = check_object_store(settings)
     assert (finding.result, PROBE_KEY in finding.said) == (Result.OK, True)
@@ -237,10 +237,8 @@ def test_the_look_at_an_object_store_leaves_nothing_behind(tmp_path: Path) -> No
 
 def test_an_object_store_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "quel-doctor").write_text("a file where a folder should be")
-    assert (
-        "cannot be stored"
-        in only(check_object_store(Settings.read(_env_file=None, storage_url=tmp_path.as_uri()))).remedy
-    )
+    finding = only(check_object_store(Settings.read(_env_file=None, storage_url=tmp_path.as_uri())))
+    assert "cannot be stored" in finding.said
     odd = Settings.read(_env_file=None, storage_url="ftp://host")
     assert "STORAGE_URL must begin with" in only(check_object_store(odd)).remedy
 
@@ -250,12 +248,12 @@ def test_gemini_is_asked_without_spending(gemini: GeminiStandIn) -> None:
     (finding,) = check_gemini(settings)
     assert finding.result is Result.OK
     assert gemini.state.report(since=0)["requests"] == [], "a picture was asked for"
-    away = settings.model_copy(update={"gemini_base_url": f"http://{NOTHING_LISTENS}"})
-    assert "does not answer" in only(check_gemini(away)).said
+    unreachable = settings.model_copy(update={"gemini_base_url": f"http://{NOTHING_LISTENS}"})
+    assert "does not answer" in only(check_gemini(unreachable)).said
 
 
-def test_dagster_storage_that_is_away(variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_dagster_storage(variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", f"postgresql+psycopg2://u:canary@{NOTHING_LISTENS}/dagster")
     finding = only(check_dagster(Settings.read()))
-    assert "storage does not answer" in finding.said
+    assert "storage: connection refused" in finding.said
     assert "canary" not in finding.said + finding.remedy

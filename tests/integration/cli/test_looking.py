@@ -14,7 +14,7 @@ from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.jobs.model import JobStatus
 from tests.integration.cli.conftest import WEB_UI, Answer, Quel, Runs
-from tests.integration.conftest import Look, NewlyMade, Office
+from tests.integration.conftest import Look, NewlyMade, Office, claim
 
 TWO_COMBINATIONS: dict[str, Any] = {
     "basePrompt": "A red coat in the rain",
@@ -31,7 +31,7 @@ async def partly_made(office: Office, **more: Any) -> NewlyMade:
     job = await office.job(4, job_type="single_batch", input_data=TWO_COMBINATIONS, **more)
     claim = await office.processing(job)
     await office.commit(job, claim, 0, unit=1)
-    await office.database.settle(
+    await office.database.work.settle(
         job.job_id, claim.token, status=JobStatus.COMPLETED, total=4, error="3 of 4 pictures failed.", inputs=1
     )
     return job
@@ -58,14 +58,33 @@ async def test_list_filters_and_puts_the_newest_first(quel: Quel, office: Office
     assert await listed("--since", "24h") == names[:2]
     assert await listed("--status", "completed") == names[:1]
     assert await listed("--status", "completed", "--open") == names
-    assert await listed("--open") == names[1:]
+    assert await listed("--open") == [names[2], names[1]], "in the order of service"
     assert await listed("--category", "beauty") == names[2:]
     assert await listed("--category", "fashion") == names[:1], "an unknown path counts as fashion"
     assert await listed("--org", org) == [names[1]]
     assert await listed("--limit", "1") == names[:1]
 
 
-async def test_list_is_a_table_that_cuts_no_id_and_says_that_there_is_more(quel: Quel, office: Office) -> None:
+async def test_since_finds_a_job_that_was_created_before_and_ended_after(quel: Quel, office: Office, sql: Look) -> None:
+    member = await office.member()
+    waited_long = await partly_made(office, member_id=member)
+    ended_long_ago = await partly_made(office, member_id=member)
+    for job, created, completed in ((waited_long, 5, 0), (ended_long_ago, 5, 4)):
+        await sql.all(
+            "update quel_production_jobs set created_at = now() - make_interval(hours => %s),"
+            " completed_at = now() - make_interval(hours => %s) where job_id = %s",
+            created,
+            completed,
+            job.job_id,
+        )
+    words = ("--member", member, "--status", "partial", "--since", "1h", "--json")
+    listed = (await quel("list", *words)).ok().data
+    assert [job["job_id"] for job in listed] == [str(waited_long.job_id)]
+    retried = (await quel("retry", "--dry-run", *words)).ok().data
+    assert [result["job_id"] for result in retried] == [str(waited_long.job_id)]
+
+
+async def test_list_cuts_no_id_and_reports_further_jobs(quel: Quel, office: Office) -> None:
     member = await office.member()
     jobs = [await office.job(2, member_id=member) for _ in range(3)]
     out = (await quel("list", "--member", member, "--limit", 2)).ok().out
@@ -76,7 +95,7 @@ async def test_list_is_a_table_that_cuts_no_id_and_says_that_there_is_more(quel:
 
 
 async def test_list_of_nothing(quel: Quel) -> None:
-    assert (await quel("list", "--member", uuid4())).ok().out == "No such job.\n"
+    assert (await quel("list", "--member", uuid4())).ok().out == "No job matches.\n"
     assert (await quel("list", "--json", "--member", uuid4())).ok().data == []
 
 
@@ -101,7 +120,7 @@ async def test_status_of_one_job_with_its_runs(quel: Quel, office: Office, runs:
     assert [(known["run_id"], known["url"]) for known in data["runs"]] == [(run, f"{WEB_UI}/runs/{run}")]
 
 
-async def test_status_of_several_jobs_says_which_are_not_there(quel: Quel, office: Office) -> None:
+async def test_status_of_several_jobs_names_missing_ones(quel: Quel, office: Office) -> None:
     first, second, stranger = await office.job(2), await office.job(3), uuid4()
     answer = (await quel("status", first.job_id, second.job_id, stranger)).wrong()
     assert str(first.job_id) in answer.out
@@ -130,8 +149,10 @@ async def test_watching_follows_jobs_to_their_end(quel: Quel, office: Office, da
     await office.commit(good, claims[0], 0)
     assert not watching.done(), "it came back before the end"
     await office.commit(good, claims[0], 1)
-    await database.settle(good.job_id, claims[0].token, status=JobStatus.COMPLETED, total=2, error=None, inputs=0)
-    await database.settle(bad.job_id, claims[1].token, status=JobStatus.FAILED, total=1, error="Blocked.", inputs=0)
+    await database.work.settle(good.job_id, claims[0].token, status=JobStatus.COMPLETED, total=2, error=None, inputs=0)
+    await database.work.settle(
+        bad.job_id, claims[1].token, status=JobStatus.FAILED, total=1, error="Blocked.", inputs=0
+    )
     answer = (await watching).wrong()  # one of them failed
     assert f"{good.job_id}  completed  2/2" in answer.out
     assert f"{bad.job_id}  failed  0/1" in answer.out
@@ -146,7 +167,7 @@ async def test_show_has_everything_about_a_partly_made_job(
 ) -> None:
     job = await partly_made(office, credit=50)
     run = runs.add(job.job_id, DagsterRunStatus.SUCCESS, quel__outcome="partial")
-    await database.write_op_output(
+    await database.work.write_op_output(
         run_id=run,
         step_key="make_images.generate[combo0_front_full]",
         output="result",
@@ -169,11 +190,11 @@ async def test_show_has_everything_about_a_partly_made_job(
         ("u0000_p0001", "Gemini declined: SAFETY"),
         ("u0001_p0001", None),
     ]
-    assert data["payer"] == {"kind": "member", "id": str(job.member_id), "name": "Mina", "credit": 30}
+    assert data["payer"] == {"kind": "member", "id": str(job.member_id), "name": "Mina", "credit": 30, "refusal": None}
     assert (data["credits"], data["job"]["estimated_credits"]) == (20, 80)
     assert [(known["outcome"], known["url"]) for known in data["runs"]] == [("partial", f"{WEB_UI}/runs/{run}")]
     assert data["production"]["production_id"] == str(job.production_id)
-    assert any("30 credits, and what is missing costs 60" in sentence for sentence in data["next"])
+    assert any("30 credits, and the missing pictures cost 60" in sentence for sentence in data["next"])
     assert data["next"][-1].endswith(f"quel retry {job.job_id}")
 
     out = (await quel("show", job.job_id)).ok().out
@@ -184,6 +205,7 @@ async def test_show_has_everything_about_a_partly_made_job(
         str(picture["key"]),
         "partial",
         f"{WEB_UI}/runs/{run}",
+        f"{WEB_UI}/quel/jobs/{job.job_id}",
         "3 of 4 pictures failed.",
         "member",
         "30 credits left",
@@ -198,12 +220,12 @@ async def test_show_names_the_place_in_the_queue(quel: Quel, office: Office, que
     redis = (await quel("show", "--json", job.job_id)).ok().data["redis"]
     assert (redis["position"], redis["waiting"], redis["processing"]) == (2, 2, False)
     assert "number 2 of 2 in jobs:queue" in (await quel("show", job.job_id)).ok().out
-    queue.claim(wait_seconds=0, limit=2)
+    claim(queue, 2)
     redis = (await quel("show", "--json", job.job_id)).ok().data["redis"]
     assert (redis["position"], redis["processing"]) == (None, True)
 
 
-async def test_show_a_job_at_work_and_one_whose_worker_is_gone(quel: Quel, office: Office, sql: Look) -> None:
+async def test_show_a_running_job_and_one_without_its_worker(quel: Quel, office: Office, sql: Look) -> None:
     job = await office.job(2)
     await office.processing(job, run_id="run-77")
     assert "run-77 on test:1" in (await quel("show", job.job_id)).ok().out
@@ -212,12 +234,12 @@ async def test_show_a_job_at_work_and_one_whose_worker_is_gone(quel: Quel, offic
     )
     data = (await quel("show", "--json", job.job_id)).ok().data
     assert data["lease"]["seconds_left"] < -39
-    assert "is gone for 4" in data["next"][0]
+    assert "expired 4" in data["next"][0]
 
 
-async def test_show_a_job_whose_input_cannot_be_planned(quel: Quel, office: Office, database: Database) -> None:
+async def test_show_a_job_that_cannot_be_planned(quel: Quel, office: Office, database: Database) -> None:
     job = await office.job(100_000)
-    await database.end_abandoned(job.job_id, status=JobStatus.FAILED, error="total_images: too many")
+    await database.recovery.end_abandoned(job.job_id, status=JobStatus.FAILED, error="total_images: too many")
     data = (await quel("show", "--json", job.job_id)).ok().data
     assert data["plan"] is None
     assert "total_images" in data["plan_error"]
@@ -229,8 +251,8 @@ async def test_show_a_cancelled_job_and_its_dead_letter(
 ) -> None:
     job = await office.job(2)
     queue.cancel(job.job_id)
-    queue.bury_job(job.job_id, "given up")
-    await database.keep_cancel(job.job_id)
+    queue.dead_letter_job(job.job_id, "given up")
+    await database.work.keep_cancel(job.job_id)
     out = (await quel("show", job.job_id)).ok().out
     assert "flag set in Redis, kept since" in out
     assert "given up" in out
@@ -260,4 +282,4 @@ async def test_show_nothing(quel: Quel) -> None:
     answer: Answer = (await quel("show", job_id)).wrong()
     assert str(job_id) in answer.err
     assert answer.out == ""
-    assert (await quel("show", "39100")).wrong(2).out == ""
+    assert (await quel("show", "no such name")).wrong().out == ""

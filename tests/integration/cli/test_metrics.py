@@ -15,7 +15,7 @@ import pytest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_scrapes_until_it_is_told_to_stop(
+def test_it_answers_scrapes_until_it_is_stopped(
     variables: Mapping[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -13,11 +13,12 @@ from uuid import uuid4
 import pytest
 
 from quel_dagster.adapters.database import lease
-from quel_dagster.adapters.database.lease import LeaseKeeper
+from quel_dagster.adapters.database.lease import LeaseRenewer
 from quel_dagster.adapters.database.records import Claim
-from quel_dagster.adapters.database.store import LEASE_SECONDS, Database
+from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.database.work import LEASE_SECONDS
 from quel_dagster.errors import JobNotFoundError, LeaseHeldError, LeaseLostError
-from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.services.endpoints import Endpoints
 from tests.integration.conftest import Look, NewlyMade, Office, eventually
 
 
@@ -43,7 +44,7 @@ async def test_a_free_job_is_claimed_as_it_stands(office: Office, sql: Look) -> 
     claim = await office.claim(job)
 
     assert claim.took_over_from is None
-    assert not claim.cancelled
+    assert claim.cancelled_by is None
     assert claim.job.job_id == job.job_id
     assert claim.job.production_id == job.production_id
     assert claim.job.input_data == {"prompt": "soup", "n": [1.5, None]}
@@ -93,7 +94,8 @@ async def test_one_of_many_gets_a_free_job(office: Office, endpoints: Endpoints)
     others = [Database(endpoints.database_url) for _ in range(4)]
 
     answers = await asyncio.gather(
-        *(others[n % 4].claim(job.job_id, run_id=f"run-{n}", worker="test") for n in range(24)), return_exceptions=True
+        *(others[n % 4].work.claim(job.job_id, run_id=f"run-{n}", worker="test") for n in range(24)),
+        return_exceptions=True,
     )
 
     assert sum(isinstance(answer, Claim) for answer in answers) == 1
@@ -112,16 +114,16 @@ async def test_an_expired_lease_is_taken_over_by_anybody(office: Office, sql: Lo
     assert new.token > old.token
     with pytest.raises(LeaseLostError):
         await office.commit(job, old, 0)
-    assert not await office.database.renew(job.job_id, old.token)
+    assert not await office.renew(job, old)
 
 
 async def test_a_lease_of_no_length_expires_by_itself(office: Office) -> None:
     job = await office.job()
-    await office.database.claim(job.job_id, run_id="run-1", worker="test", seconds=0)
+    await office.database.work.claim(job.job_id, run_id="run-1", worker="test", seconds=0)
     assert (await office.claim(job, run_id="run-2")).took_over_from == "run-1"
 
 
-async def test_an_expired_lease_that_nobody_took_still_commits(office: Office, sql: Look) -> None:
+async def test_expired_lease_that_is_not_taken_still_commits(office: Office, sql: Look) -> None:
     """A stalled event loop loses nothing unless another run is at work by then."""
     job = await office.job()
     claim = await office.processing(job)
@@ -143,22 +145,22 @@ async def test_a_run_claims_its_own_job_again(office: Office) -> None:
     old = await office.claim(job)
     new = await office.claim(job)
     assert new.token > old.token
-    assert not await office.database.renew(job.job_id, old.token)
-    assert await office.database.renew(job.job_id, new.token)
+    assert not await office.renew(job, old)
+    assert await office.renew(job, new)
 
 
 async def test_a_claim_sees_a_cancel_that_came_before(office: Office, sql: Look) -> None:
     kept, written = await office.job(), await office.job()
-    await office.database.keep_cancel(kept.job_id)
+    await office.database.work.keep_cancel(kept.job_id)
     await sql.all("update quel_production_jobs set job_status = 'user_cancelled' where job_id = %s", written.job_id)
-    assert (await office.claim(kept)).cancelled
-    assert (await office.claim(written)).cancelled
+    assert (await office.claim(kept)).cancelled_by == "user"
+    assert (await office.claim(written)).cancelled_by == "user"
 
 
 async def test_a_job_that_does_not_exist_cannot_be_claimed(office: Office, sql: Look) -> None:
     missing = uuid4()
     with pytest.raises(JobNotFoundError, match=str(missing)):
-        await office.database.claim(missing, run_id="run-1", worker="test")
+        await office.database.work.claim(missing, run_id="run-1", worker="test")
     assert await sql.all("select 1 from quel_dagster.job_lease where job_id = %s", missing) == []
 
 
@@ -167,9 +169,9 @@ async def test_a_lease_given_back_is_free_and_only_its_holder_gives_it_back(offi
     old = await office.claim(job, run_id="run-1")
     new = await office.claim(job, run_id="run-2", retry_of=("run-1",))
 
-    await office.database.release(job.job_id, old.token)
+    await office.database.work.release(job.job_id, old.token)
     assert await lease_of(sql, job) is not None
-    await office.database.release(job.job_id, new.token)
+    await office.database.work.release(job.job_id, new.token)
     assert await lease_of(sql, job) is None
     assert (await office.claim(job, run_id="run-3")).took_over_from is None
 
@@ -184,14 +186,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def keeping(url: str, job: NewlyMade, claim: Claim, lost: threading.Event) -> Iterator[LeaseKeeper]:
-    keeper = LeaseKeeper(url, job_id=job.job_id, token=claim.token, on_lost=lost.set)
+def keeping(url: str, job: NewlyMade, claim: Claim, lost: threading.Event) -> Iterator[LeaseRenewer]:
+    renewer = LeaseRenewer(url, job_id=job.job_id, token=claim.token, on_lost=lost.set)
     try:
-        yield keeper
+        yield renewer
     finally:
-        keeper.stop()
-        keeper._thread.join(10)
-        assert not keeper._thread.is_alive()
+        renewer.stop()
+        assert not is_renewed(renewer)
+
+
+def is_renewed(renewer: LeaseRenewer) -> bool:
+    return (renewer.job_id, renewer.token) in renewer._all._held
 
 
 async def until_renewed(sql: Look, job: NewlyMade) -> None:
@@ -208,9 +213,7 @@ async def until_renewed(sql: Look, job: NewlyMade) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_the_keeper_renews_and_a_busy_event_loop_does_not_stop_it(
-    office: Office, sql: Look, endpoints: Endpoints
-) -> None:
+async def test_renewer_renews_while_the_event_loop_is_busy(office: Office, sql: Look, endpoints: Endpoints) -> None:
     job = await office.job()
     claim = await office.claim(job)
     lost = threading.Event()
@@ -225,33 +228,54 @@ async def test_the_keeper_renews_and_a_busy_event_loop_does_not_stop_it(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_the_keeper_says_once_that_the_lease_is_lost(office: Office, endpoints: Endpoints) -> None:
+async def test_lost_lease_is_reported_once(office: Office, endpoints: Endpoints) -> None:
     job = await office.job()
     claim = await office.claim(job, run_id="run-1")
     lost = threading.Event()
-    with keeping(endpoints.database_url, job, claim, lost) as keeper:
+    with keeping(endpoints.database_url, job, claim, lost) as renewer:
         await office.claim(job, run_id="run-2", retry_of=("run-1",))
         assert await asyncio.to_thread(lost.wait, 10)
-        await asyncio.to_thread(keeper._thread.join, 10)
-        assert not keeper._thread.is_alive(), "it goes on renewing what it lost"
+        assert not is_renewed(renewer), "it goes on renewing a lost lease"
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_keeper_that_was_stopped_is_silent_about_a_lease_given_back(
-    office: Office, endpoints: Endpoints
+async def test_stopped_renewer_reports_no_loss_of_a_released_lease(
+    office: Office, sql: Look, endpoints: Endpoints
 ) -> None:
     job = await office.job()
     claim = await office.claim(job)
     lost = threading.Event()
-    with keeping(endpoints.database_url, job, claim, lost) as keeper:
-        keeper.stop()
-        await office.database.release(job.job_id, claim.token)
-        await asyncio.to_thread(keeper._thread.join, 10)
+    with keeping(endpoints.database_url, job, claim, lost) as renewer:
+        renewer.stop()
+        await office.database.work.release(job.job_id, claim.token)
+        other = await office.job()
+        with keeping(endpoints.database_url, other, await office.claim(other), lost):
+            await until_renewed(sql, other)  # the thread has renewed again since the stop
     assert not lost.is_set()
 
 
+async def test_renewal_under_way_does_not_revive_a_lease_that_was_handed_over(
+    office: Office, sql: Look, endpoints: Endpoints
+) -> None:
+    job = await office.job()
+    claim = await office.claim(job)
+    lost = threading.Event()
+    with keeping(endpoints.database_url, job, claim, lost) as renewer:
+        await office.database.work.hand_over(job.job_id, claim.token)
+        await asyncio.to_thread(renewer._all._renew)
+        await office.renew(job, claim)
+    handed_over = await lease_of(sql, job)
+    assert handed_over is not None
+    assert not handed_over["live"], "another run may claim the job at once"
+    assert not lost.is_set()
+    await office.claim(job, run_id="run-2")
+    again = await lease_of(sql, job)
+    assert again is not None
+    assert (again["live"], again["handed_over"]) == (True, False)
+
+
 @pytest.mark.usefixtures("quick")
-async def test_a_database_that_is_away_is_no_loss(
+async def test_unreachable_database_is_no_loss(
     office: Office, sql: Look, endpoints: Endpoints, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = await office.job()
@@ -266,7 +290,7 @@ async def test_a_database_that_is_away_is_no_loss(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_the_keeper_goes_on_after_its_connection_was_cut(office: Office, sql: Look, endpoints: Endpoints) -> None:
+async def test_renewer_continues_after_its_connection_was_cut(office: Office, sql: Look, endpoints: Endpoints) -> None:
     job = await office.job()
     claim = await office.claim(job)
     lost = threading.Event()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
-from quel_dagster.adapters.database import store
+from quel_dagster.adapters.database.migrations import Migration, migrate, migrations
 from quel_dagster.adapters.database.store import Database
-from quel_dagster.errors import QuelError
-from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.errors import QuelError, SchemaError
 from tests.integration.conftest import Look
+from tests.older_version import OLDER, OLDER_SCHEMA, unpack_older_version
 
 #: Everything that a database holds, outside our schema and the toast tables that belong to relations.
 EVERYTHING = """
@@ -40,15 +42,20 @@ EVERYTHING = """
 """
 OWN = "select oid::regprocedure::text as name from pg_proc where pronamespace = 'quel_dagster'::regnamespace order by 1"
 
-
-@pytest.fixture
-async def fresh_url(endpoints: Endpoints) -> AsyncIterator[str]:
-    """A database of this test's own, empty."""
-    name = f"fresh_{uuid4().hex}"
-    async with await psycopg.AsyncConnection.connect(endpoints.database_url, autocommit=True) as connection:
-        await connection.execute(f"create database {name}".encode())
-        yield endpoints.database_url.rsplit("/", 1)[0] + f"/{name}"
-        await connection.execute(f"drop database {name} with (force)".encode())
+#: Tables, columns, indexes and functions of our own schema, with what they consist of.
+OWN_SCHEMA = """
+    select 'relation' as kind, relname::text as name, relkind::text as more
+        from pg_class where relnamespace = 'quel_dagster'::regnamespace
+    union all select 'column', concat(attrelid::regclass, '.', attname),
+        concat(format_type(atttypid, atttypmod), ' ', attnotnull, ' ', pg_get_expr(adbin, adrelid))
+        from pg_attribute join pg_class on pg_class.oid = attrelid
+        left join pg_attrdef on adrelid = attrelid and adnum = attnum
+        where relnamespace = 'quel_dagster'::regnamespace and attnum > 0 and relkind = 'r'
+    union all select 'index', indexname::text, indexdef from pg_indexes where schemaname = 'quel_dagster'
+    union all select 'function', oid::regprocedure::text, md5(pg_get_functiondef(oid))
+        from pg_proc where pronamespace = 'quel_dagster'::regnamespace
+    order by 1, 2, 3
+"""
 
 
 @pytest.fixture
@@ -56,6 +63,12 @@ async def fresh(fresh_url: str) -> AsyncIterator[Database]:
     database = Database(fresh_url)
     yield database
     await database.aclose()
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the older version."""
+    return unpack_older_version(tmp_path_factory.mktemp("older"), OLDER_SCHEMA)
 
 
 @pytest.fixture
@@ -71,30 +84,31 @@ async def comment(look: Look) -> Any:
 
 
 async def test_it_is_installed_once_and_touches_nothing_else(fresh: Database, look: Look) -> None:
-    await fresh.create_web_app_tables()
+    await fresh.installation.create_web_app_tables()
     before = await look.all(EVERYTHING)
 
-    assert await fresh.ensure_schema()
+    assert await fresh.installation.ensure_schema()
     own = await look.all(OWN)
-    assert not await fresh.ensure_schema()
+    assert not await fresh.installation.ensure_schema()
 
     assert await look.all(EVERYTHING) == before
     assert await look.all(OWN) == own != []
-    assert str(await comment(look)).startswith(f"quel_dagster {store.SCHEMA_VERSION} ")
+    applied = await look.all("select number from quel_dagster.schema_migration order by number")
+    assert [row["number"] for row in applied] == [migration.number for migration in migrations()]
 
 
 async def test_the_web_apps_tables_are_created_once(fresh: Database, look: Look) -> None:
-    assert await fresh.create_web_app_tables()
+    assert await fresh.installation.create_web_app_tables()
     before = await look.all(EVERYTHING)
-    assert not await fresh.create_web_app_tables()
+    assert not await fresh.installation.create_web_app_tables()
     assert await look.all(EVERYTHING) == before
 
 
 async def test_ten_that_start_at_once_install_it_once(fresh: Database, fresh_url: str, look: Look) -> None:
-    await fresh.create_web_app_tables()
+    await fresh.installation.create_web_app_tables()
     others = [Database(fresh_url) for _ in range(10)]
 
-    answers = await asyncio.gather(*(other.ensure_schema() for other in others))
+    answers = await asyncio.gather(*(other.installation.ensure_schema() for other in others))
 
     assert sum(answers) == 1
     assert len(await look.all(OWN)) > 5
@@ -103,55 +117,101 @@ async def test_ten_that_start_at_once_install_it_once(fresh: Database, fresh_url
 
 async def test_ten_that_start_at_once_create_the_tables_once(fresh: Database, fresh_url: str) -> None:
     others = [Database(fresh_url) for _ in range(10)]
-    answers = await asyncio.gather(*(other.create_web_app_tables() for other in others))
+    answers = await asyncio.gather(*(other.installation.create_web_app_tables() for other in others))
     assert sum(answers) == 1
     await asyncio.gather(*(other.aclose() for other in others))
 
 
-@pytest.mark.parametrize("installed", ["quel_dagster 0 abc", f"quel_dagster {store.SCHEMA_VERSION} other", None])
-async def test_an_older_or_different_one_is_replaced_and_keeps_its_rows(
-    fresh: Database, look: Look, installed: str | None
+async def test_a_schema_from_before_numbered_migrations_is_upgraded_and_keeps_its_rows(
+    fresh: Database, look: Look, older: Path
 ) -> None:
-    await fresh.create_web_app_tables()
-    await fresh.ensure_schema()
-    current = await comment(look)
+    await fresh.installation.create_web_app_tables()
+    await look.connection.execute((older / OLDER_SCHEMA).read_bytes())
+    await look.all("comment on schema quel_dagster is 'quel_dagster 1 abc'")
     job_id = uuid4()
     await look.all("insert into quel_dagster.job_cancel (job_id) values (%s)", job_id)
-    await look.all("drop function quel_dagster.keep_cancel(uuid)")
-    said = "null" if installed is None else f"'{installed}'"
-    await look.all(f"comment on schema quel_dagster is {said}")
 
-    assert await fresh.ensure_schema()
+    assert await fresh.installation.ensure_schema()
 
-    assert await comment(look) == current
-    await fresh.keep_cancel(uuid4())
+    await fresh.work.keep_cancel(uuid4())
     assert await look.all("select 1 from quel_dagster.job_cancel where job_id = %s", job_id) != []
+    assert int(str(await comment(look)).split()[1]) > 1, "a version without numbers would install its own again"
 
 
-async def test_a_newer_one_is_left_alone(fresh: Database, look: Look) -> None:
-    await fresh.create_web_app_tables()
-    await fresh.ensure_schema()
-    newer = f"quel_dagster {store.SCHEMA_VERSION + 1} ffff"
-    await look.all(f"comment on schema quel_dagster is '{newer}'")
-    await look.all("drop function quel_dagster.keep_cancel(uuid)")
-    own = await look.all(OWN)
+async def test_a_fresh_install_and_every_older_version_upgraded_are_the_same_schema(
+    fresh: Database, look: Look, older: Path
+) -> None:
+    """An older version is the schema of the last commit without migrations, or the first N of these."""
+    await fresh.installation.create_web_app_tables()
+    await fresh.installation.ensure_schema()
+    installed = await look.all(OWN_SCHEMA)
+    assert installed != []
 
-    assert not await fresh.ensure_schema()
+    await look.all("drop schema quel_dagster cascade")
+    await look.connection.execute((older / OLDER_SCHEMA).read_bytes())
+    assert await look.all(OWN_SCHEMA) != installed
+    await fresh.installation.ensure_schema()
+    assert await look.all(OWN_SCHEMA) == installed, f"of {OLDER}"
 
-    assert (await comment(look), await look.all(OWN)) == (newer, own)
+    for count in range(1, len(migrations())):
+        await look.all("drop schema quel_dagster cascade")
+        await migrate(fresh.engine, migrations()[:count])
+        await fresh.installation.ensure_schema()
+        assert await look.all(OWN_SCHEMA) == installed, f"of the version with migration {migrations()[count - 1].name}"
+
+
+async def test_a_landed_file_that_was_changed_is_refused(fresh: Database, look: Look) -> None:
+    await fresh.installation.create_web_app_tables()
+    await fresh.installation.ensure_schema()
+    changed = [replace(migrations()[0], sql=migrations()[0].sql + "-- more"), *migrations()[1:]]
+
+    with pytest.raises(SchemaError, match=r"0001_baseline\.sql differs"):
+        await migrate(fresh.engine, changed)
+
+
+async def test_a_newer_schema_that_works_with_this_version_is_left_alone(fresh: Database, look: Look) -> None:
+    await fresh.installation.create_web_app_tables()
+    newer = [*migrations(), Migration(9001, "newer", "create table quel_dagster.newer (id int);")]
+    await migrate(fresh.engine, newer)
+    own = await look.all(OWN_SCHEMA)
+
+    assert not await fresh.installation.ensure_schema()
+    assert (await fresh.installation.schema_state()).problem is None
+    assert await look.all(OWN_SCHEMA) == own
+
+
+async def test_a_version_that_is_too_old_for_the_schema_is_refused(fresh: Database) -> None:
+    await fresh.installation.create_web_app_tables()
+    newer = [*migrations(), Migration(9001, "newer", "select 1;", oldest_code=9001)]
+    await migrate(fresh.engine, newer)
+
+    with pytest.raises(SchemaError, match="needs a version of quel_dagster with migration 9001"):
+        await fresh.installation.ensure_schema()
+
+
+async def test_a_migration_that_fails_leaves_nothing_of_itself(fresh: Database, look: Look) -> None:
+    await fresh.installation.create_web_app_tables()
+    await fresh.installation.ensure_schema()
+    own = await look.all(OWN_SCHEMA)
+    broken = [*migrations(), Migration(9001, "broken", "create table quel_dagster.half (id int); select 1 / 0;")]
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await migrate(fresh.engine, broken)
+
+    assert await look.all(OWN_SCHEMA) == own
 
 
 async def test_a_schema_that_only_exists_is_filled(fresh: Database, look: Look) -> None:
     """Dagster's own storage may have been given the schema before."""
-    await fresh.create_web_app_tables()
+    await fresh.installation.create_web_app_tables()
     await look.all("create schema quel_dagster")
-    assert await fresh.ensure_schema()
-    await fresh.keep_cancel(uuid4())
+    assert await fresh.installation.ensure_schema()
+    await fresh.work.keep_cancel(uuid4())
 
 
 async def test_a_database_without_the_web_apps_tables_is_refused_in_words(fresh: Database, look: Look) -> None:
     before = await look.all(EVERYTHING)
     with pytest.raises(QuelError, match="quel_production_jobs"):
-        await fresh.ensure_schema()
+        await fresh.installation.ensure_schema()
     assert await look.all(EVERYTHING) == before
     assert await look.all("select 1 from pg_namespace where nspname = 'quel_dagster'") == []

@@ -25,7 +25,7 @@ async def settle(
     inputs: int = 0,
     database: Database | None = None,
 ) -> Settled:
-    return await (database or office.database).settle(
+    return await (database or office.database).work.settle(
         job.job_id, token, status=status, total=job.total, error=error, inputs=inputs
     )
 
@@ -105,7 +105,7 @@ async def test_the_users_cancel_wins_over_what_the_run_concluded(office: Office,
     claim = await office.processing(job)
     for number in range(made):
         await office.commit(job, claim, number)
-    await office.database.keep_cancel(job.job_id)
+    await office.database.work.keep_cancel(job.job_id)
 
     settled = await settle(office, job, claim.token)
 
@@ -226,7 +226,7 @@ async def pair(office: Office) -> tuple[NewlyMade, NewlyMade]:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-async def test_the_union_over_two_jobs_whichever_ends_first(office: Office, sql: Look, order: tuple[int, int]) -> None:
+async def test_union_over_two_jobs_in_either_order(office: Office, sql: Look, order: tuple[int, int]) -> None:
     jobs = await pair(office)
     earlier = await worked(office, jobs[order[0]], 2)
     assert (await sql.production(jobs[0].production_id))["production_status"] == "processing", "one is still pending"
@@ -289,7 +289,7 @@ async def test_a_production_follows_its_jobs(office: Office, sql: Look, first: s
         if status == "completed":
             await office.commit(job, claim, 0)
         if status == "user_cancelled":
-            await office.database.keep_cancel(job.job_id)
+            await office.database.work.keep_cancel(job.job_id)
         await settle(office, job, claim.token, JobStatus(status), error="so it was")
 
     if second in {"pending", "processing"}:  # the open one has to be there when the other one settles

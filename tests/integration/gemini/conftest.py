@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
 from PIL import Image, UnidentifiedImageError
 
-from quel_dagster.adapters.gemini import GeminiClient, Generation
+from quel_dagster.adapters.gemini.access import ApiKey
+from quel_dagster.adapters.gemini.client import GeminiClient
+from quel_dagster.adapters.gemini.generation import Spent
+from quel_dagster.adapters.gemini.observer import Observer
 from quel_dagster.errors import PictureError
 from quel_dagster.jobs.model import ImagePart
+from quel_dagster.jobs.models import DEFAULT_MODEL, model_of
 from quel_dagster.sandbox.gemini_server import GeminiStandIn
 
 API_KEY = "canary-key-5f0b2c"
 
 
 async def size_of(picture: bytes) -> tuple[int, int]:
-    """Decode as the studio does: the size, or a PictureError."""
+    """Decode as the engine does: the size, or a PictureError."""
     try:
         with Image.open(io.BytesIO(picture)) as image:
             image.load()
@@ -31,11 +36,28 @@ async def size_of(picture: bytes) -> tuple[int, int]:
 def reference(colour: str = "red") -> ImagePart:
     out = io.BytesIO()
     Image.new("RGB", (120, 160), colour).save(out, "PNG")
-    return ImagePart(data=out.getvalue(), mime_type="image/png")
+    return ImagePart.of(out.getvalue(), "image/png")
+
+
+def observing(**events: Callable[..., object]) -> Observer:
+    """An observer with these callbacks, by the name of the event."""
+    observer = Observer()
+    for name, callback in events.items():
+        assert hasattr(observer, name)
+        setattr(observer, name, callback)
+    return observer
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The size of a picture, or what another `accept` made of it, and what it took."""
+
+    result: Any
+    spent: Spent
 
 
 class Ask(Protocol):
-    async def __call__(self, client: GeminiClient | None = None, **changes: Any) -> Generation[tuple[int, int]]: ...
+    async def __call__(self, client: GeminiClient | None = None, **changes: Any) -> Answered: ...
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +74,9 @@ def server(running_server: GeminiStandIn) -> GeminiStandIn:
 
 def client_for(server_url: str | None, **changes: Any) -> GeminiClient:
     options: dict[str, Any] = {
-        "api_key": API_KEY,
+        "access": ApiKey(changes.pop("api_key", API_KEY)),
         "base_url": server_url,
-        "model": "gemini-2.5-flash-image",
+        "models": [model_of(DEFAULT_MODEL)],
         "timeout_seconds": 10,
         "attempts": 3,
         "backoff_seconds": 0.001,
@@ -72,13 +94,15 @@ async def client(running_server: GeminiStandIn) -> AsyncIterator[GeminiClient]:
 
 @pytest.fixture
 def ask(client: GeminiClient) -> Ask:
-    async def ask(other: GeminiClient | None = None, **changes: Any) -> Generation[tuple[int, int]]:
+    async def ask(other: GeminiClient | None = None, **changes: Any) -> Answered:
+        spent = Spent()
         wanted: dict[str, Any] = {
             "text": "A picture.",
             "parts": [reference()],
             "aspect_ratio": "4:3",
             "accept": size_of,
+            "spent": spent,
         }
-        return await (other or client).generate(**{**wanted, **changes})
+        return Answered(await (other or client).generate(**{**wanted, **changes}), spent)
 
     return ask

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from quel_dagster.adapters import gemini
-from quel_dagster.adapters.gemini import GeminiClient
+from quel_dagster.adapters.gemini import client as gemini
+from quel_dagster.adapters.gemini.client import GeminiClient
+from quel_dagster.adapters.retry_policy import RetryPolicy
 from quel_dagster.errors import (
     GeminiBadAnswerError,
     GeminiError,
+    GeminiModelError,
+    GeminiNoPictureError,
     GeminiRateLimitedError,
     GeminiRefusedError,
     GeminiRejectedError,
@@ -26,9 +29,11 @@ from quel_dagster.errors import (
     PictureError,
     SettingsError,
 )
-from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
+from quel_dagster.jobs.models import DEFAULT_MODEL
+from quel_dagster.sandbox.gemini_server import GeminiStandIn
+from quel_dagster.sandbox.gemini_state import Behaviour, Rule
 from quel_dagster.settings import Settings
-from tests.integration.gemini.conftest import API_KEY, Ask, client_for, reference, size_of
+from tests.integration.gemini.conftest import API_KEY, Ask, client_for, observing, reference, size_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,21 +45,21 @@ RETRIED = {
     Behaviour.CUT: (GeminiUnavailableError, "broke before its answer was complete"),
     Behaviour.TRUNCATED_JSON: (GeminiBadAnswerError, "not the JSON"),
     Behaviour.NOT_JSON: (GeminiBadAnswerError, "not the JSON"),
-    Behaviour.WRONG_SHAPE: (GeminiBadAnswerError, "no picture"),
+    Behaviour.WRONG_SHAPE: (GeminiBadAnswerError, "no candidate"),
     Behaviour.EMPTY: (GeminiBadAnswerError, "no candidate"),
     Behaviour.WRONG_MIME: (GeminiBadAnswerError, "text/plain instead of a picture"),
     Behaviour.NO_PICTURE: (GeminiBadAnswerError, "These bytes do not decode"),
     Behaviour.ZERO_BYTES: (GeminiBadAnswerError, "zero bytes"),
-    Behaviour.NO_IMAGE: (GeminiBadAnswerError, "NO_IMAGE"),
+    Behaviour.NO_IMAGE: (GeminiNoPictureError, "NO_IMAGE"),
+    Behaviour.TEXT_ONLY: (GeminiNoPictureError, "“I cannot draw this"),
 }
 NOT_RETRIED = {
-    Behaviour.TEXT_ONLY: (GeminiRefusedError, "“I cannot draw this"),
     Behaviour.SAFETY_BLOCK: (GeminiRefusedError, "PROHIBITED_CONTENT"),
     Behaviour.IMAGE_SAFETY: (GeminiRefusedError, "IMAGE_SAFETY"),
-    Behaviour.INVALID_ARGUMENT: (GeminiRefusedError, "Unable to process input image"),
+    Behaviour.INVALID_ARGUMENT: (GeminiRefusedError, "token count exceeds"),
     Behaviour.BAD_KEY: (GeminiRejectedError, "GEMINI_API_KEY"),
     Behaviour.FORBIDDEN: (GeminiRejectedError, "GEMINI_API_KEY"),
-    Behaviour.NOT_FOUND: (GeminiRejectedError, "GEMINI_MODEL"),
+    Behaviour.NOT_FOUND: (GeminiModelError, "GEMINI_MODEL"),
     Behaviour.REDIRECT: (GeminiRejectedError, "redirects"),
 }
 
@@ -68,22 +73,29 @@ class StoppedError(Exception):
 
 async def test_the_request_is_what_the_contract_says(server: GeminiStandIn, ask: Ask) -> None:
     calls: list[int] = []
-    made = await ask(text="At dusk.", parts=[reference(), reference("blue")], aspect_ratio="9:16", on_call=calls.append)
+    made = await ask(
+        text="At dusk.",
+        parts=[reference(), reference("blue")],
+        aspect_ratio="9:16",
+        observer=observing(calling=calls.append),
+    )
 
-    assert made.result == (768, 1344)
-    assert (made.attempts, calls) == (1, [1])
-    assert 0 < made.seconds < 10
-    assert made.waited < made.seconds
+    assert made.result[0] < made.result[1]
+    assert (made.spent.calls, calls) == (1, [1])
+    assert 0 < made.spent.calling < 10
+    assert made.spent.waiting < made.spent.calling
     [request] = server.state.requests
-    assert (request.version, request.model) == ("v1beta", "gemini-2.5-flash-image")
+    assert (request.version, request.model) == ("v1beta", DEFAULT_MODEL)
     assert (request.kinds, request.excerpt) == ("image image text", "At dusk.")
-    assert request.config["temperature"] == 0.45
-    assert request.config["imageConfig"] == {"aspectRatio": "9:16"}
-    assert request.config["responseModalities"] == ["IMAGE"]
+    assert request.config == {
+        "imageConfig": {"aspectRatio": "9:16", "imageSize": "1K"},
+        "responseModalities": ["IMAGE"],
+    }
+    assert request.more == {"store": False}
 
 
 async def test_the_bytes_of_the_references_arrive_unchanged(server: GeminiStandIn, ask: Ask) -> None:
-    colours = [(await ask(parts=[reference(c)], accept=_middle_colour)).result for c in ("red", "blue")]  # type: ignore[comparison-overlap]
+    colours = [(await ask(parts=[reference(c)], accept=_middle_colour)).result for c in ("red", "blue")]
     assert colours == [(255, 0, 0), (0, 0, 255)]
 
 
@@ -95,7 +107,7 @@ async def _middle_colour(picture: bytes) -> Any:
 async def test_words_and_drafts_before_the_picture_are_passed_over(server: GeminiStandIn, ask: Ask) -> None:
     server.state.add_rules(Rule(behaviour=Behaviour.THINKING))
     made = await ask()
-    assert (made.result, made.attempts) == ((1152, 896), 1)
+    assert (made.result, made.spent.calls) == ((1152, 896), 1)
 
 
 # --- kinds of answers ------------------------------------------------------------------------------------
@@ -105,11 +117,13 @@ async def test_words_and_drafts_before_the_picture_are_passed_over(server: Gemin
 async def test_a_passing_fault_is_retried(behaviour: Behaviour, server: GeminiStandIn, ask: Ask) -> None:
     server.state.add_rules(Rule(behaviour=behaviour, times=2))
     retries: list[tuple[int, type[GeminiError], float]] = []
-    made = await ask(on_retry=lambda number, error, pause: retries.append((number, type(error), pause)))
+    made = await ask(
+        observer=observing(retrying=lambda number, error, pause: retries.append((number, type(error), pause)))
+    )
 
-    assert (made.result, made.attempts) == ((1152, 896), 3)
+    assert (made.result, made.spent.calls) == ((1152, 896), 3)
     assert [(number, kind) for number, kind, _ in retries] == [(1, RETRIED[behaviour][0]), (2, RETRIED[behaviour][0])]
-    assert made.waited >= sum(pause for *_, pause in retries) > 0
+    assert made.spent.waiting >= sum(pause for *_, pause in retries) > 0
     assert [request.outcome for request in server.state.requests] == [behaviour, behaviour, "ok"]
 
 
@@ -159,9 +173,10 @@ async def test_what_accept_refuses_is_a_broken_answer(server: GeminiStandIn, ask
 
     errors: list[str] = []
     made = await ask(
-        accept=second_time, on_retry=lambda _n, error, _p: errors.append(f"{type(error).__name__} {error}")
+        accept=second_time,
+        observer=observing(retrying=lambda _n, error, _p: errors.append(f"{type(error).__name__} {error}")),
     )
-    assert (made.result, made.attempts) == (len(seen[1]), 2)
+    assert (made.result, made.spent.calls) == (len(seen[1]), 2)
     assert errors == ["GeminiBadAnswerError Gemini's answer was broken: Larger than 40 Mpx."]
 
 
@@ -183,7 +198,7 @@ async def test_the_wait_that_the_server_asks_for_is_kept(rule: dict[str, str], s
     made = await ask()
     first, second = server.state.requests
     assert second.time - first.time >= 0.3
-    assert made.waited >= 0.3
+    assert made.spent.waiting >= 0.3
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour.RATE_LIMITED, Behaviour.UNAVAILABLE])
@@ -209,7 +224,7 @@ async def _first_pause(ask: Ask) -> float:
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        await ask(on_retry=stop)
+        await ask(observer=observing(retrying=stop))
     return pauses[0]
 
 
@@ -223,12 +238,12 @@ async def test_a_wait_of_an_hour_is_not_sat_out(server: GeminiStandIn, ask: Ask)
 
 
 async def test_pauses_double_up_to_a_limit(server: GeminiStandIn, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemini, "LONGEST_BACKOFF_SECONDS", 0.04)
+    monkeypatch.setattr(gemini, "GEMINI", RetryPolicy(first_pause=1.0, longest_pause=0.04))
     patient = client_for(server.url, attempts=6, backoff_seconds=0.01)
     server.state.add_rules(Rule(behaviour=Behaviour.SERVER_ERROR))
     pauses: list[float] = []
     with pytest.raises(GeminiUnavailableError):
-        await ask(patient, on_retry=lambda _n, _e, pause: pauses.append(pause))
+        await ask(patient, observer=observing(retrying=lambda _n, _e, pause: pauses.append(pause)))
     await patient.aclose()
     assert len(server.state.requests) == 6
     for pause, least in zip(pauses, (0.01, 0.02, 0.04, 0.04, 0.04), strict=True):
@@ -286,7 +301,7 @@ async def test_a_login_in_the_address_is_sent_as_a_header(ask: Ask) -> None:
             await ask(other)
         await other.aclose()
     lines = heads[0].lower().splitlines()
-    assert heads[0].startswith("POST /proxy/v1beta/models/gemini-2.5-flash-image:generateContent ")
+    assert heads[0].startswith("POST /proxy/v1beta/models/gemini-nano-banana-2.1:generateContent ")
     assert "authorization: basic " + base64.b64encode(b"ops:s@fe").decode().lower() in lines
     assert f"x-goog-api-key: {API_KEY}" in lines
 
@@ -311,7 +326,7 @@ async def test_settings_become_a_client(server: GeminiStandIn, monkeypatch: pyte
         _env_file=None,
         GEMINI_API_KEY=API_KEY,
         GEMINI_BASE_URL=server.url,
-        GEMINI_MODEL="another-model",
+        GEMINI_MODEL="gemini-3-pro-image",
         GEMINI_TIMEOUT_SECONDS=9,
         GEMINI_ATTEMPTS=2,
         GEMINI_BACKOFF_SECONDS=0.001,
@@ -321,7 +336,7 @@ async def test_settings_become_a_client(server: GeminiStandIn, monkeypatch: pyte
     with pytest.raises(GeminiUnavailableError):
         await client.generate(text="…", parts=[], aspect_ratio="1:1", accept=size_of)
     await client.aclose()
-    assert [request.model for request in server.state.requests] == ["another-model"] * 2
+    assert [request.model for request in server.state.requests] == ["gemini-3-pro-image"] * 2
 
 
 # --- the gate --------------------------------------------------------------------------------------------
@@ -347,12 +362,12 @@ async def test_the_gate_is_held_around_each_call_and_sees_its_error(server: Gemi
 
     limited = client_for(server.url, gate=gate)
     server.state.add_rules(Rule(behaviour=Behaviour.RATE_LIMITED, times=1, retry_after="0.01"))
-    await ask(limited, accept=accept, on_call=lambda number: story.append(f"call {number}"))
+    await ask(limited, accept=accept, observer=observing(calling=lambda number: story.append(f"call {number}")))
     await limited.aclose()
     assert story == ["enter", "call 1", "429, 0.01", "leave", "enter", "call 2", "leave", "accept"]
 
 
-async def test_waiting_at_the_gate_is_told_apart_from_calling(server: GeminiStandIn, ask: Ask) -> None:
+async def test_waiting_at_the_gate_is_counted_apart_from_calling(server: GeminiStandIn, ask: Ask) -> None:
     @asynccontextmanager
     async def slow_gate(_on_wait):  # type: ignore[no-untyped-def]
         await asyncio.sleep(0.2)
@@ -361,4 +376,4 @@ async def test_waiting_at_the_gate_is_told_apart_from_calling(server: GeminiStan
     limited = client_for(server.url, gate=slow_gate, timeout_seconds=5)
     made = await ask(limited)
     await limited.aclose()
-    assert made.waited >= 0.2
+    assert made.spent.waiting >= 0.2

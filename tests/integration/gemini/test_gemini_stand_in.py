@@ -17,10 +17,11 @@ import httpx2
 import pytest
 from PIL import Image
 
-from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, GenerateContent, Rule
+from quel_dagster.sandbox.gemini_server import GeminiStandIn, GenerateContent
+from quel_dagster.sandbox.gemini_state import Behaviour, Rule
 from tests.integration.gemini.conftest import API_KEY, reference
 
-MODEL = "/v1beta/models/gemini-2.5-flash-image:generateContent"
+MODEL = "/v1beta/models/gemini-nano-banana-2.1:generateContent"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def http(plain_http: httpx2.Client, server: GeminiStandIn) -> httpx2.Client:
 
 
 def body(text: str = "A picture.", **changes: Any) -> dict[str, Any]:
-    data = base64.urlsafe_b64encode(reference().data).decode()
+    data = reference().base64.replace("+", "-").replace("/", "_")  # both alphabets of base64 are accepted
     return {
         "contents": [{"parts": [{"inlineData": {"data": data, "mime_type": "image/png"}}, {"text": text}]}],
         "generationConfig": {"imageConfig": {"aspectRatio": "3:4"}},
@@ -49,7 +50,7 @@ def test_it_answers_as_the_api_does(http: httpx2.Client) -> None:
         answer = http.post(MODEL.replace("v1beta", version), json=body())
         assert answer.status_code == 200
         [candidate] = answer.json()["candidates"]
-        inline = candidate["content"]["parts"][0]["inlineData"]
+        inline = candidate["content"]["parts"][-1]["inlineData"]
         assert (candidate["finishReason"], inline["mimeType"]) == ("STOP", "image/png")
         with Image.open(io.BytesIO(base64.b64decode(inline["data"]))) as image:
             assert image.size == (896, 1152)
@@ -113,7 +114,7 @@ def test_rules_arrive_over_http(http: httpx2.Client) -> None:
         ("quota", b'{"requests": "x"}'),
     ],
 )
-def test_nonsense_is_told_to_whoever_sent_it(path: str, content: bytes, http: httpx2.Client) -> None:
+def test_invalid_request_is_a_400_with_the_reason(path: str, content: bytes, http: httpx2.Client) -> None:
     assert http.post(f"/control/{path}", content=content).status_code == 400
 
 
@@ -221,3 +222,86 @@ def test_its_process_ends_cleanly_while_requests_hang(number: signal.Signals, ht
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+# --- as strict as Google -----------------------------------------------------------------------------------
+
+
+def config(**more: Any) -> dict[str, Any]:
+    return {"generationConfig": {"responseModalities": ["IMAGE"], **more}}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "words"),
+    [
+        ("gemini-nano-banana-2.1", {"colour": "red"}, 'Unknown name "colour": Cannot find field.'),
+        ("gemini-nano-banana-2.1", config(aspectRatio="4:1"), "Unknown name \"aspectRatio\" at 'generation_config'"),
+        (
+            "gemini-nano-banana-2.1",
+            config(imageConfig={"ratio": "4:1"}),
+            "Unknown name \"ratio\" at 'generation_config.image_config'",
+        ),
+        ("gemini-nano-banana-2.1", config(imageConfig={"imageSize": "512"}), "image_size"),
+        ("gemini-3-pro-image", config(imageConfig={"aspectRatio": "4:1"}), "aspect_ratio must be one of"),
+        ("gemini-3-pro-image", config(thinkingConfig={"thinkingLevel": "HIGH"}), "Thinking level"),
+        ("gemini-3.1-flash-lite-image", config(imageConfig={"imageSize": "2K"}), "image_size"),
+        ("gemini-3.8-flash", config(), "requested response modalities"),
+    ],
+)
+def test_what_the_model_does_not_take_is_refused(
+    model: str, changes: dict[str, Any], words: str, http: httpx2.Client
+) -> None:
+    answer = http.post(MODEL.replace("gemini-nano-banana-2.1", model), json=body(**changes))
+    assert (answer.status_code, answer.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert words in answer.json()["error"]["message"]
+
+
+def test_fifteen_references_are_refused(http: httpx2.Client) -> None:
+    content = body()
+    content["contents"][0]["parts"] = [content["contents"][0]["parts"][0]] * 15
+    assert "At most 14" in http.post(MODEL, json=content).json()["error"]["message"]
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash-image", "gemini-3.1-flash-image", "no-such-model"])
+def test_model_that_is_retired_or_unknown_is_404(model: str, http: httpx2.Client) -> None:
+    answer = http.post(MODEL.replace("gemini-nano-banana-2.1", model), json=body())
+    assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("model", "methods"),
+    [
+        ("gemini-nano-banana-2.1", ["generateContent", "countTokens", "batchGenerateContent"]),
+        ("gemini-2.5-flash-image", ["generateContent", "countTokens", "batchGenerateContent"]),  # retired, described
+        ("gemini-3.8-flash", ["generateContent", "countTokens", "createCachedContent", "batchGenerateContent"]),
+        ("gemini-embedding-001", ["embedContent", "countTextTokens", "countTokens", "asyncBatchEmbedContent"]),
+        ("no-such-model", None),
+    ],
+)
+def test_model_is_described(model: str, methods: list[str] | None, http: httpx2.Client) -> None:
+    answer = http.get(f"/v1beta/models/{model}")
+    assert answer.status_code == (200 if methods else 404)
+    assert answer.json().get("supportedGenerationMethods") == methods
+
+
+@pytest.mark.parametrize(
+    ("model", "status"), [("gemini-nano-banana-2.1", 200), ("gemini-2.5-flash-image", 404), ("no-such-model", 404)]
+)
+def test_tokens_are_counted_by_models_that_take_requests(model: str, status: int, http: httpx2.Client) -> None:
+    answer = http.post(f"/v1beta/models/{model}:countTokens", json={"contents": [{"parts": [{"text": "x"}]}]})
+    assert answer.status_code == status
+
+
+def test_answer_of_a_thinking_model_holds_drafts_and_tokens(http: httpx2.Client) -> None:
+    answer = http.post(MODEL, json=body()).json()
+    parts = answer["candidates"][0]["content"]["parts"]
+    assert [part.get("thought", False) for part in parts] == [True, True, False]
+    usage = answer["usageMetadata"]
+    assert usage["candidatesTokensDetails"] == [{"modality": "IMAGE", "tokenCount": 1120}]
+    assert usage["thoughtsTokenCount"] > 0
+    assert usage["promptTokenCount"] > 1120
+
+
+def test_minimal_thinking_holds_no_drafts(http: httpx2.Client) -> None:
+    answer = http.post(MODEL, json=body(**config(thinkingConfig={"thinkingLevel": "MINIMAL"}))).json()
+    assert len(answer["candidates"][0]["content"]["parts"]) == 1

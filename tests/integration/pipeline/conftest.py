@@ -1,14 +1,22 @@
-"""Dagster in this process: an instance in a folder of the test's own, and the studio of this process."""
+"""Dagster in this process: an instance in a folder of its own, the engine of this process, and a desk for jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 from dagster import DagsterInstance
 
-from quel_dagster.pipeline.process import StudioProcess
+from quel_dagster.adapters.database.process import DatabaseProcess
+from quel_dagster.adapters.database.store import Database
+from quel_dagster.engine.process import EngineProcess
+from tests.integration.conftest import Look, NewlyMade, Office
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +29,65 @@ def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
-    """One for all tests of this process, each of which looks at its own runs alone."""
+    """One instance for all tests of this process; each test reads only its own runs."""
     with DagsterInstance.from_config(str(dagster_home)) as instance:
         yield instance
 
 
 @pytest.fixture
 def worker(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """This process as a worker: the studio opens when it is first asked for; returns its environment."""
+    """This process as a worker: the engine opens when it is first asked for; returns its environment."""
     yield environment
-    if StudioProcess._current is not None:
-        StudioProcess._current.close()
+    if EngineProcess._current is not None:
+        EngineProcess._current.close()
+    if DatabaseProcess._current is not None:
+        DatabaseProcess._current.close()
+
+
+@pytest.fixture
+def desk(worker: Mapping[str, str]) -> Desk:
+    return Desk(worker["DATABASE_URL"])
+
+
+class Desk:
+    """The office for tests that are not async, as Dagster's calls are not: each call has its own event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def call(self, work: Callable[[Office], Any]) -> Any:
+        async def run() -> Any:
+            database = Database(self._url)
+            async with await psycopg.AsyncConnection.connect(
+                self._url, autocommit=True, row_factory=psycopg.rows.dict_row
+            ) as connection:
+                office = Office(database, Look(connection))
+                office.opening = self.opening
+                try:
+                    return await work(office)
+                finally:
+                    await database.aclose()
+
+        with ThreadPoolExecutor(1) as thread:  # Dagster may have a loop in this one
+            return thread.submit(asyncio.run, run()).result()
+
+    opening: dict[UUID, int] = {}  # noqa: RUF012  shared: who had what at first
+
+    def job(self, *args: Any, **kwargs: Any) -> NewlyMade:
+        made: NewlyMade = self.call(lambda office: office.job(*args, **kwargs))
+        return made
+
+    def row(self, job: NewlyMade) -> dict[str, Any]:
+        row: dict[str, Any] = self.call(lambda office: office.sql.job(job.job_id))
+        return row
+
+    def production(self, job: NewlyMade) -> dict[str, Any]:
+        row: dict[str, Any] = self.call(lambda office: office.sql.production(job.production_id))
+        return row
+
+    def all(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.call(lambda office: office.sql.all(statement, *parameters))
+        return rows
+
+    def check_books(self, job: NewlyMade) -> None:
+        self.call(lambda office: office.check_books(job))

@@ -1,4 +1,4 @@
-"""A run that died for good after its job was done gets one more, which tells the story; no other run does."""
+"""A run that died permanently after its job was done gets one more run, which reports the job; no other run does."""
 
 from __future__ import annotations
 
@@ -23,18 +23,14 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from quel_dagster.definitions import defs
 from quel_dagster.pipeline.assets import run_config
 from quel_dagster.pipeline.recovery import settle_cancelled_runs, settle_failed_runs
-from quel_dagster.pipeline.resources import StudioResource
+from quel_dagster.pipeline.resources import DatabaseResource
 from tests.integration.conftest import NewlyMade
-from tests.integration.pipeline.test_job import Desk, image_job, materialized, stored_run
-
-
-@pytest.fixture
-def desk(worker: Mapping[str, str]) -> Desk:
-    return Desk(worker["DATABASE_URL"])
+from tests.integration.pipeline.conftest import Desk
+from tests.integration.pipeline.test_job import image_job, materialized, stored_run
 
 
 def dead_run(instance: DagsterInstance, job_id: UUID, **tags: str) -> str:
-    """A run of this job that run monitoring has failed, and whose retries are used up."""
+    """A run of this job that run monitoring has failed, without retries left."""
     run = instance.create_run_for_job(
         image_job(),
         run_config=run_config(job_id),
@@ -74,11 +70,11 @@ def settle(instance: DagsterInstance, run_id: str) -> RunRequest | None:
         dagster_instance=instance,
         dagster_run=run,
         dagster_event=DagsterEvent(kind.value, run.job_name, message="its worker is gone"),
-        resources={"studio": StudioResource()},
+        resources={"database": DatabaseResource()},
     ) as context:
-        told = sensor(context)
-    assert told is None or isinstance(told, RunRequest)
-    return told
+        answer = sensor(context)
+    assert answer is None or isinstance(answer, RunRequest)
+    return answer
 
 
 def made(instance: DagsterInstance, desk: Desk) -> NewlyMade:
@@ -118,9 +114,7 @@ def test_a_run_that_was_stopped_after_its_job_was_done_is_closed_by_another(
     assert desk.row(job)["job_status"] == "completed"
 
 
-def test_a_rerun_that_was_stopped_while_it_waited_is_not_run_all_the_same(
-    instance: DagsterInstance, desk: Desk
-) -> None:
+def test_a_rerun_stopped_in_the_queue_does_not_run(instance: DagsterInstance, desk: Desk) -> None:
     job = made(instance, desk)
     assert settle(instance, stopped_run(instance, job.job_id, begun=False)) is None
 
@@ -138,20 +132,20 @@ def test_once_closed_it_stays_closed(instance: DagsterInstance, desk: Desk) -> N
     assert settle(instance, dead) is None, "a newer run is there"
 
 
-def test_a_run_that_only_found_it_at_work_is_no_newer_one(instance: DagsterInstance, desk: Desk) -> None:
+def test_a_refused_run_does_not_count_as_newer(instance: DagsterInstance, desk: Desk) -> None:
     job = made(instance, desk)
     dead = dead_run(instance, job.job_id)
     dead_run(instance, job.job_id, **{"quel/outcome": "refused"})
     assert isinstance(settle(instance, dead), RunRequest)
 
 
-def test_a_job_whose_run_died_before_its_end_fails_with_it(instance: DagsterInstance, desk: Desk) -> None:
+def test_job_of_a_run_that_died_before_its_end_fails(instance: DagsterInstance, desk: Desk) -> None:
     job = desk.job(2)
     assert settle(instance, dead_run(instance, job.job_id)) is None
     assert desk.row(job)["job_status"] == "failed"
 
 
-def test_a_run_that_told_why_it_failed_needs_no_other(instance: DagsterInstance, desk: Desk) -> None:
+def test_run_with_a_reason_of_failure_needs_no_other(instance: DagsterInstance, desk: Desk) -> None:
     job = made(instance, desk)
     in_words = {"dagster/failure_reason": "STEP_FAILURE", "dagster/retry_on_asset_or_op_failure": "false"}
     assert settle(instance, dead_run(instance, job.job_id, **in_words)) is None
@@ -165,7 +159,7 @@ def test_one_tick_sees_to_every_run_that_failed_since_also_after_one_that_cannot
     repository = defs.get_repository_def()
     sensor = repository.get_sensor_def(name)
     assert isinstance(sensor, RunStatusSensorDefinition)
-    resources = {"studio": StudioResource()} if sensor.required_resource_keys else {}
+    resources = {"database": DatabaseResource()} if sensor.required_resource_keys else {}
 
     def tick(cursor: str | None) -> SensorExecutionData:
         with build_sensor_context(

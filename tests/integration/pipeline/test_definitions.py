@@ -1,4 +1,4 @@
-"""What Dagster loads: with nothing set, and with every resource replaced."""
+"""Loading the definitions: with nothing set, and with every resource replaced."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from dagster import AssetKey, in_process_executor
 
 from quel_dagster.definitions import build_defs, defs
+from quel_dagster.engine.engine import Engine
 from quel_dagster.errors import SettingsError
 from quel_dagster.pipeline.assets import run_config
-from quel_dagster.pipeline.resources import QueueResource, StudioResource
-from quel_dagster.studio.studio import Studio
+from quel_dagster.pipeline.resources import EngineResource, QueueResource
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,7 +46,7 @@ def test_the_lineage() -> None:
     assert graph.get(images).parent_keys == sources
     assert graph.get(AssetKey("quel_production_photo")).parent_keys == {images}
     assert graph.get(AssetKey("quel_credits")).parent_keys == {images}
-    assert not any(graph.get(key).is_executable for key in sources)
+    assert not any(graph.get(key).is_materializable for key in sources)
 
 
 def test_the_configuration_of_a_launch_is_typed_and_described() -> None:
@@ -66,24 +66,30 @@ def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_resource_and_the_executor_can_be_replaced() -> None:
-    class OtherStudio(StudioResource):
-        def open_studio(self) -> Studio:
+    class OtherStudio(EngineResource):
+        def open_engine(self) -> Engine:
             raise AssertionError("not opened by being defined")
 
     class OtherQueue(QueueResource):
         pass
 
     other = build_defs(
-        resource_overrides={"studio": OtherStudio(), "queue": OtherQueue()}, executor=in_process_executor
+        resource_overrides={"engine": OtherStudio(), "queue": OtherQueue()}, executor=in_process_executor
     )
     assert other.executor is in_process_executor
     assert other.resources is not None
-    assert isinstance(other.resources["studio"], OtherStudio)
+    assert isinstance(other.resources["engine"], OtherStudio)
     assert isinstance(other.resources["queue"], OtherQueue)
-    assert set(other.resources) == {"studio", "queue", "io_manager"}
+    assert set(other.resources) == {"database", "engine", "queue", "io_manager"}
     assert other.resolve_job_def("image_job").name == "image_job"
 
 
-def test_a_studio_without_settings_says_which_one_is_missing() -> None:
+def test_no_sensor_needs_the_engine() -> None:
+    """The platform's host has no Gemini key and no storage secret."""
+    needed = {key for sensor in defs.get_repository_def().sensor_defs for key in sensor.required_resource_keys}
+    assert needed == {"database", "queue"}
+
+
+def test_an_engine_without_settings_names_the_missing_one() -> None:
     with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
-        StudioResource().open_studio()
+        EngineResource().open_engine()

@@ -1,4 +1,4 @@
-"""A run whose steps' events are gathered leaves the same log as one that writes each at once."""
+"""A run with batched step events leaves the same log as one that writes each event at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dagster import DagsterEventType, DagsterInstance, job, op
 from dagster._core.instance import InstanceRef
 
 from quel_dagster.errors import QuelError
-from quel_dagster.pipeline import event_writer
-from quel_dagster.sandbox.endpoints import Endpoints
+from quel_dagster.platform import event_writer
+from quel_dagster.services.endpoints import Endpoints
 
 
 @op
@@ -24,7 +24,7 @@ def speak(context) -> int:  # type: ignore[no-untyped-def]
 @op
 def listen(context, before: int) -> None:  # type: ignore[no-untyped-def]
     lines = [entry.user_message for entry in context.instance.all_logs(context.run_id)]
-    assert "line 29" in lines, "what was said before is there for whoever looks"
+    assert "line 29" in lines, "earlier lines are readable"
     context.log.info("heard")
 
 
@@ -37,7 +37,7 @@ def talk() -> None:
 def instance(endpoints: Endpoints, tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", endpoints.dagster_postgres_url)
     (tmp_path / "dagster.yaml").write_text(
-        "storage: {custom: {module: quel_dagster.pipeline.storage, class: InstanceStorage, "
+        "storage: {custom: {module: quel_dagster.platform.storage, class: InstanceStorage, "
         "config: {url_from: DAGSTER_POSTGRES_URL}}}\ntelemetry: {enabled: false}\n"
     )
     with DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path))) as opened:
@@ -70,7 +70,7 @@ def test_the_same_events_in_the_same_order(instance: DagsterInstance, monkeypatc
 
 
 class Value(Future[None]):
-    """A step's value that is being written; notes when somebody waits for it."""
+    """A step's value that is being written; notes when a caller waits for it."""
 
     def __init__(self, order: list[str]) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Value(Future[None]):
 
 @pytest.fixture
 def gathering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """In which order values and events are written."""
+    """Values are written before the events that report them."""
     order: list[str] = []
     execute = event_writer.SqlEventLogStorageTable.insert
 
@@ -105,23 +105,24 @@ def test_a_value_is_written_before_the_events_that_come_after_it(
 ) -> None:
     run = instance.create_run_for_job(talk)
     value = Value(gathering)
-    event_writer.before_events(value)
+    event_writer.before_events(run.run_id, value)
     instance.report_engine_event("said", run)
     value.set_result(None)
     assert messages(instance, run.run_id) == ["said"]
     assert gathering == ["value", "events"]
 
 
-def test_what_follows_a_value_that_could_not_be_written_is_not_written_and_told_once(
+def test_nothing_after_a_failed_value_is_written_and_the_failure_is_reported_once(
     instance: DagsterInstance, gathering: list[str]
 ) -> None:
     run = instance.create_run_for_job(talk)
     value: Future[None] = Future()
     value.set_exception(OSError("the disk is full"))
-    event_writer.before_events(value)
+    event_writer.before_events(run.run_id, value)
     instance.report_engine_event("succeeded", run)
+    assert messages(instance, run.run_id) == []
     with pytest.raises(QuelError, match="the disk is full"):
-        messages(instance, run.run_id)
+        instance.report_engine_event("more", run)
     instance.report_engine_event("failed", run)
     assert messages(instance, run.run_id) == ["failed"]
 
@@ -130,4 +131,4 @@ def test_where_events_are_not_gathered_a_value_is_waited_for() -> None:
     value: Future[None] = Future()
     value.set_exception(OSError("the disk is full"))
     with pytest.raises(OSError, match="the disk is full"):
-        event_writer.before_events(value)
+        event_writer.before_events("run", value)

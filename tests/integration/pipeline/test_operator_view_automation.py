@@ -4,6 +4,7 @@ metrics."""
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,60 +21,53 @@ from dagster import (
     AssetKey,
     AssetObservation,
     AssetRecordsFilter,
+    DagsterEvent,
     DagsterEventType,
     DagsterInstance,
     DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
+    GraphDefinition,
     SensorResult,
     build_run_status_sensor_context,
     build_sensor_context,
     execute_job,
+    op,
     reconstructable,
 )
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.retry_policy import ALERT_WEBHOOK
 from quel_dagster.definitions import build_defs, defs
+from quel_dagster.engine.engine import Engine
 from quel_dagster.errors import QuelError, SettingsError
 from quel_dagster.pipeline import alerts, metrics
 from quel_dagster.pipeline.assets import run_config
-from quel_dagster.pipeline.names import JOBS_TABLE
+from quel_dagster.pipeline.names import JOBS_TABLE, REFERENCES
 from quel_dagster.pipeline.observations import queue_observer
-from quel_dagster.pipeline.resources import QueueResource, StudioResource
-from quel_dagster.pipeline.retention import forget_runless, forget_runs
+from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
+from quel_dagster.pipeline.retention import delete_runless_events, delete_runs
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
 from quel_dagster.pipeline.summary import DAYS_NAME
-from quel_dagster.sandbox.gemini_server import Behaviour, GeminiStandIn, Rule
+from quel_dagster.sandbox.gemini_server import GeminiStandIn
+from quel_dagster.sandbox.gemini_state import Behaviour, Rule
 from quel_dagster.settings import Settings
-from quel_dagster.studio.studio import Studio
 from tests.integration.conftest import PRICE, Office
-from tests.integration.pipeline.test_job import Desk, image_job
-from tests.integration.studio.conftest import run_job
-
-
-@pytest.fixture
-def desk(worker: Mapping[str, str]) -> Desk:
-    return Desk(worker["DATABASE_URL"])
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[JobQueue]:
-    queue = JobQueue(redis_url)
-    yield queue
-    queue.close()
+from tests.integration.engine.conftest import run_job
+from tests.integration.pipeline.conftest import Desk
+from tests.integration.pipeline.test_job import image_job
 
 
 def resources() -> dict[str, Any]:
-    return {"queue": QueueResource(), "studio": StudioResource()}
+    return {"queue": QueueResource(), "database": DatabaseResource()}
 
 
 # --- the queue sensor --------------------------------------------------------------------------------
 
 
-def test_a_tick_says_what_it_did_where_the_page_shows_it(
-    instance: DagsterInstance, desk: Desk, queue: JobQueue
-) -> None:
+def test_a_tick_shows_its_result_on_the_page(instance: DagsterInstance, desk: Desk, queue: JobQueue) -> None:
     first, second = desk.job(1), desk.job(1)
     missing = uuid4()
     queue.push(first.job_id, first.job_id, first.job_id, "not a uuid", second.job_id, missing)
@@ -112,7 +106,7 @@ def test_the_queue_is_observed_in_figures_and_checked(instance: DagsterInstance,
     job = desk.job(1)
     desk.all("update quel_production_jobs set created_at = now() - interval '9 days' where job_id = %s", job.job_id)
     queue.push(job.job_id, uuid4())
-    queue.bury_job(uuid4(), "a reason")
+    queue.dead_letter_job(uuid4(), "a reason")
 
     events = list(observe(instance).asset_events)
 
@@ -125,6 +119,7 @@ def test_the_queue_is_observed_in_figures_and_checked(instance: DagsterInstance,
     assert figures["oldest_waiting_job"].value == str(job.job_id)
     checks = {event.check_name: event for event in events if isinstance(event, AssetCheckEvaluation)}
     assert (checks["queue_keeps_moving"].passed, checks["no_dead_letters"].passed) == (False, False)
+    assert "Last hour: " in str(checks["every_picture_made"].description)
     assert checks["queue_keeps_moving"].severity is AssetCheckSeverity.ERROR
     assert str(job.job_id) in str(checks["queue_keeps_moving"].description)
     desk.all("update quel_production_jobs set job_status = 'failed' where job_id = %s", job.job_id)
@@ -224,11 +219,11 @@ def test_old_runs_go_with_their_events_and_live_ones_stay(tmp_path: Path) -> Non
         soon, past = datetime.now(UTC) + timedelta(seconds=5), datetime.now(UTC) - timedelta(days=1)
         until = time.monotonic() + 60
 
-        assert forget_runs(instance, before=past, until=until) == 0
-        assert forget_runless(instance, before=past) == 0
-        assert forget_runs(instance, before=soon, until=time.monotonic() - 1) == 0, "its time was over"
-        assert forget_runs(instance, before=soon, until=until) == 1
-        assert forget_runless(instance, before=soon) == 1
+        assert delete_runs(instance, before=past, until=until) == 0
+        assert delete_runless_events(instance, before=past) == 0
+        assert delete_runs(instance, before=soon, until=time.monotonic() - 1) == 0, "its time was over"
+        assert delete_runs(instance, before=soon, until=until) == 1
+        assert delete_runless_events(instance, before=soon) == 1
 
         assert [run.run_id for run in instance.get_runs()] == [live.run_id]
         assert instance.all_logs(old.run_id) == []
@@ -312,9 +307,14 @@ def webhook() -> Iterator[Webhook]:
 
 
 def alert(instance: DagsterInstance, result: Any) -> None:
-    sensor = alerts.failure_alerts(Settings.read(_env_file=None))
     (event,) = result.filter_events(lambda event: event.event_type is DagsterEventType.RUN_FAILURE)
-    run = instance.get_run_by_id(result.run_id)
+    alert_of(instance, result.run_id, event)
+
+
+def alert_of(instance: DagsterInstance, run_id: str, event: DagsterEvent) -> None:
+    """Let the sensor evaluate the failure of a run."""
+    sensor = alerts.failure_alerts(Settings.read(_env_file=None))
+    run = instance.get_run_by_id(run_id)
     assert run is not None
     with build_run_status_sensor_context(
         sensor_name="failure_alerts", dagster_instance=instance, dagster_run=run, dagster_event=event
@@ -341,10 +341,53 @@ def test_a_failed_run_is_posted_with_its_reason(
 
     alert(instance, result)
 
-    (told,) = webhook.taken
+    (posted,) = webhook.taken
     assert webhook.calls == 2, "a webhook that is busy is asked again"
-    assert told["text"].startswith(f"Job {job_id} failed: 1 of 1 pictures failed.")
-    assert (told["run_id"], told["job_id"], told["category"]) == (result.run_id, str(job_id), "fashion")
+    # that of the job, not of the step of its one unit, which failed before it
+    assert re.fullmatch(r"1 of 1 pictures failed\. general #0: Gemini declined .*", posted["reason"])
+    assert posted["text"] == f"Job {job_id} failed: {posted['reason']}"
+    assert (posted["run_id"], posted["job_id"], posted["category"]) == (result.run_id, str(job_id), "fashion")
+    assert "url" not in posted
+
+
+def test_an_alert_leads_to_the_page_of_its_job(
+    instance: DagsterInstance, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEL_ALERT_WEBHOOK_URL", webhook.url)
+    monkeypatch.setenv("QUEL_WEBSERVER_URL", "https://quel.example/ops/")
+    job_id = str(uuid4())
+    for name, tags in (("image_job", {"quel/job_id": job_id}), ("audit_job", {})):
+        run = instance.create_run_for_job(defs.resolve_job_def(name), tags=tags, status=DagsterRunStatus.STARTED)
+        instance.report_run_failed(run, "its worker is gone")
+        alert_of(instance, run.run_id, DagsterEvent(DagsterEventType.RUN_FAILURE.value, name, message="is gone"))
+    of_job, of_audit = webhook.taken
+    assert of_job["text"] == f"Job {job_id} failed: is gone https://quel.example/ops/quel/jobs/{job_id}"
+    assert of_audit["text"] == f"Run of audit_job failed: is gone https://quel.example/ops/runs/{of_audit['run_id']}"
+    assert {alert["reason"] for alert in webhook.taken} == {"is gone"}
+
+
+def test_an_alert_without_a_message_of_the_run_names_the_usual_cause(
+    instance: DagsterInstance, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEL_ALERT_WEBHOOK_URL", webhook.url)
+    run = instance.create_run_for_job(defs.resolve_job_def("audit_job"), status=DagsterRunStatus.STARTED)
+    instance.report_run_failed(run)
+    alert_of(instance, run.run_id, DagsterEvent(DagsterEventType.RUN_FAILURE.value, "audit_job"))
+    assert [alert["reason"] for alert in webhook.taken] == ["its worker died"]
+
+
+@op
+def broken() -> None:
+    raise RuntimeError("an unexpected error")
+
+
+def test_an_alert_of_an_unexpected_error_has_its_message(
+    instance: DagsterInstance, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEL_ALERT_WEBHOOK_URL", webhook.url)
+    broken_job = GraphDefinition("broken_job", node_defs=[broken]).to_job()
+    alert(instance, broken_job.execute_in_process(instance=instance, raise_on_error=False))
+    assert ["RuntimeError: an unexpected error" in alert["reason"] for alert in webhook.taken] == [True]
 
 
 def test_a_run_that_is_retried_is_no_alert(
@@ -359,20 +402,20 @@ def test_a_run_that_is_retried_is_no_alert(
 
 def test_a_webhook_that_refuses_fails_the_tick_without_showing_its_url(webhook: Webhook) -> None:
     webhook.answers = [500, 500, 500]
-    with pytest.raises(QuelError, match="did not take an alert") as caught:
-        alerts.tell(webhook.url, {"text": "x"})
+    with pytest.raises(QuelError, match="did not accept an alert") as caught:
+        alerts.send(webhook.url, {"text": "x"})
     assert "secret-path" not in str(caught.value)
-    assert webhook.calls == alerts.ATTEMPTS
+    assert webhook.calls == ALERT_WEBHOOK.attempts
 
 
 def test_an_alert_may_go_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    alerts.tell("log:", {"text": "Job 7 failed: no picture"})
+    alerts.send("log:", {"text": "Job 7 failed: no picture"})
     assert [(record.name, record.message) for record in caplog.records] == [("quel.alerts", "Job 7 failed: no picture")]
 
 
 def test_a_webhook_must_be_a_url() -> None:
     with pytest.raises(SettingsError, match="QUEL_ALERT_WEBHOOK_URL"):
-        alerts.tell("ftp://somewhere", {"text": "x"})
+        alerts.send("ftp://somewhere", {"text": "x"})
 
 
 # --- metrics -----------------------------------------------------------------------------------------
@@ -380,7 +423,7 @@ def test_a_webhook_must_be_a_url() -> None:
 
 def scrape(instance: DagsterInstance) -> dict[tuple[str, str], float]:
     """Samples by name and labels."""
-    text = metrics.text(Settings.read(_env_file=None), instance)
+    text = generate_latest(metrics.registry(Settings.read(_env_file=None), instance)).decode()
     return {
         (sample.name, ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -388,7 +431,7 @@ def scrape(instance: DagsterInstance) -> dict[tuple[str, str], float]:
     }
 
 
-def test_what_workers_count_is_scraped(
+def test_worker_counters_are_scraped(
     instance: DagsterInstance, desk: Desk, queue: JobQueue, gemini: GeminiStandIn
 ) -> None:
     assert scrape(instance)[("quel_gemini_calls_total", "outcome=refused")] == 0, "a first failure must be a rise"
@@ -426,7 +469,7 @@ def test_the_state_of_the_parts_is_scraped(instance: DagsterInstance, desk: Desk
     assert {seen[("quel_up", f"part={part}")] for part in ("postgres", "redis", "dagster")} == {1}
 
 
-def test_a_part_that_is_away_is_down_and_the_others_still_tell(
+def test_unreachable_part_is_down_and_the_others_still_answer(
     instance: DagsterInstance, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:geheim@127.0.0.1:1/0")
@@ -441,10 +484,10 @@ async def test_counting_that_fails_ends_no_run(
     environment: Mapping[str, str], office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    studio = Studio.from_settings(Settings.read(_env_file=None))
-    run = await run_job(studio, await office.job(1))  # closes the session, which counts
+    engine = Engine.from_settings(Settings.read(_env_file=None))
+    run = await run_job(engine, await office.job(1))  # closes the session, which counts
     assert run.ended.completed == 1
-    await studio.aclose()
+    await engine.aclose()
 
 
 def test_the_lineage_holds_every_node() -> None:
@@ -464,3 +507,17 @@ def test_the_lineage_holds_every_node() -> None:
         assert node.kinds, key
         if key != AssetKey("daily_summary"):
             assert "dagster/column_schema" in node.metadata, key
+
+
+def test_tables_of_the_web_app_are_observed_and_never_awaited_as_materialized(
+    instance: DagsterInstance, worker: Mapping[str, str]
+) -> None:
+    """Dagster says "Never materialized" of a table that is not observable."""
+    graph = defs.resolve_asset_graph()
+    for key in (JOBS_TABLE, REFERENCES):
+        assert graph.get(key).is_observable
+        assert not graph.get(key).is_materializable
+    observing = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={JOBS_TABLE})
+    assert observing.execute_in_process(instance=instance).success
+    record = instance.fetch_observations(JOBS_TABLE, limit=1).records[0]
+    assert "jobs_pending" in record.asset_observation.metadata

@@ -1,4 +1,4 @@
-"""Whatever an exception of any library says, Dagster keeps it without secrets: events, ticks, heartbeats."""
+"""Dagster stores exceptions of any library without secrets: events, ticks, heartbeats."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 
 from quel_dagster import redaction
+from quel_dagster.adapters.database.url import with_psycopg2
 from quel_dagster.redaction import MASK
-from quel_dagster.sandbox.endpoints import Endpoints, with_psycopg2
+from quel_dagster.services.endpoints import Endpoints
 
 CANARY = "canary/of+this test-4711"
 
@@ -29,7 +30,7 @@ def instance(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> 
         "telemetry": {"enabled": False},
         "storage": {
             "custom": {
-                "module": "quel_dagster.pipeline.storage",
+                "module": "quel_dagster.platform.storage",
                 "class": "InstanceStorage",
                 "config": {"url_from": "STORAGE_OF_THIS_TEST"},
             }
@@ -72,10 +73,10 @@ def telling_job() -> None:
 def test_the_events_of_a_run(instance: DagsterInstance) -> None:
     result = telling_job.execute_in_process(instance=instance, raise_on_error=False)
     assert not result.success
-    told = "".join(map(str, instance.all_logs(result.run_id)))
-    assert f"a line with {MASK} in it" in told
-    assert f"cannot go on with '{MASK}'" in told
-    assert "STEP_FAILURE" in told
+    logged = "".join(map(str, instance.all_logs(result.run_id)))
+    assert f"a line with {MASK} in it" in logged
+    assert f"cannot go on with '{MASK}'" in logged
+    assert "STEP_FAILURE" in logged
     assert instance.get_run_by_id(result.run_id).status.value == "FAILURE"  # type: ignore[union-attr]
 
 

@@ -1,41 +1,47 @@
-"""The contract of the queue sensor: what it asks Dagster for, and when an entry of the queue goes away."""
+"""The contract of the queue sensor: its run requests, and when an entry leaves the queue."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import redis
-from dagster import DagsterInstance, DagsterRun, RunRequest, SensorResult, SkipReason, build_sensor_context
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunRequest,
+    RunsFilter,
+    SensorResult,
+    SkipReason,
+    build_sensor_context,
+)
 from sqlalchemy.exc import OperationalError
 
 from quel_dagster.adapters.database.records import NewJob
 from quel_dagster.adapters.database.store import Database
+from quel_dagster.adapters.intake import Pauser, pause_intake, resume_intake
 from quel_dagster.adapters.queue import QUEUE, JobQueue
 from quel_dagster.definitions import defs
 from quel_dagster.errors import QuelError, SettingsError
-from quel_dagster.pipeline import sensors
-from quel_dagster.pipeline.resources import QueueResource, StudioResource
+from quel_dagster.pipeline import fairness, sensors
+from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
 from quel_dagster.pipeline.sensors import jobs_queue_sensor
-from quel_dagster.studio.studio import Studio
-from tests.integration.conftest import PRICE
+from tests.integration.conftest import PRICE, claim
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.usefixtures("worker")
 
 
 @pytest.fixture(autouse=True)
 def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "_lanes", fairness.Lanes())
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 0.05)
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[JobQueue]:
-    queue = JobQueue(redis_url)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture
@@ -44,9 +50,9 @@ def jobs(worker: Mapping[str, str]) -> list[UUID]:
 
     async def insert() -> list[UUID]:
         database = Database(worker["DATABASE_URL"])
-        member_id = await database.insert_member(email=f"{uuid4().hex}@example.org", name="Mina", credit=100)
+        member_id = await database.web_app.insert_member(email=f"{uuid4().hex}@example.org", name="Mina", credit=100)
         made = [
-            await database.insert_job(
+            await database.web_app.insert_job(
                 NewJob(job_type="simple_general", total_images=1, input_data={}, path="beauty", member_id=member_id),
                 price=PRICE,
             )
@@ -58,9 +64,9 @@ def jobs(worker: Mapping[str, str]) -> list[UUID]:
     return asyncio.run(insert())
 
 
-def tick(instance: DagsterInstance, studio: StudioResource | None = None) -> SensorResult | SkipReason:
+def tick(instance: DagsterInstance, database: DatabaseResource | None = None) -> SensorResult | SkipReason:
     """One evaluation of the sensor."""
-    resources = {"queue": QueueResource(), "studio": studio or StudioResource()}
+    resources = {"queue": QueueResource(), "database": database or DatabaseResource()}
     with build_sensor_context(instance=instance, resources=resources) as context:
         answer = jobs_queue_sensor(context)
     assert isinstance(answer, SensorResult | SkipReason)
@@ -88,6 +94,38 @@ def sentence(answer: SensorResult | SkipReason) -> str:
 
 def test_a_quiet_queue_is_skipped_with_a_reason(instance: DagsterInstance) -> None:
     assert sentence(tick(instance)) == "No job id is waiting in jobs:queue."
+
+
+def test_intake_paused_no_run_is_asked_for_and_nothing_is_claimed(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
+) -> None:
+    queue.push(jobs[0])
+    pause_intake(queue.client, "the store is moved", by="ana")
+
+    assert sentence(tick(instance)).endswith("by ana: the store is moved")
+    assert queue.depths() == {"again": 0, "queue": 1, "processing": 0, "dead": 0}
+
+    resume_intake(queue.client)
+    assert len(requests(tick(instance))) == 1
+
+
+def test_intake_paused_by_gemini_one_id_becomes_a_run(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
+) -> None:
+    """The probe. Otherwise pictures that Gemini never makes stop the installation for hours."""
+    for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.QUEUED])):  # of other tests
+        instance.delete_run(run.run_id)
+    queue.push(*jobs[:3])
+    pause_intake(queue.client, "overloaded", by="host:1", pauser=Pauser.GEMINI)
+    assert len(requests(tick(instance))) == 1
+    assert queue.depths()["queue"] == 2
+    resume_intake(queue.client, Pauser.GEMINI)
+
+
+def test_intake_paused_by_gemini_the_reason_is_shown_without_ids(instance: DagsterInstance, queue: JobQueue) -> None:
+    pause_intake(queue.client, "overloaded", by="host:1", pauser=Pauser.GEMINI)
+    assert sentence(tick(instance)).endswith("by host:1: overloaded")
+    resume_intake(queue.client, Pauser.GEMINI)
 
 
 def test_an_id_becomes_one_run_request(instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]) -> None:
@@ -128,12 +166,10 @@ def test_a_tick_cut_off_before_its_runs_exist_asks_for_the_same_runs(
     first = requests(tick(instance))
     second = requests(tick(instance))
     assert [request.run_key for request in second] == [request.run_key for request in first]
-    assert queue.depths() == {"queue": 0, "processing": 3, "dead": 0}
+    assert queue.depths() == {"again": 0, "queue": 0, "processing": 3, "dead": 0}
 
 
-def test_an_entry_goes_away_once_its_own_run_exists(
-    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
-) -> None:
+def test_entry_is_removed_once_its_own_run_exists(instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]) -> None:
     queue.push(*jobs)
     asked = requests(tick(instance))
     launch(instance, asked[1])
@@ -145,7 +181,7 @@ def test_an_entry_goes_away_once_its_own_run_exists(
     launch(instance, asked[0])
     launch(instance, asked[2])
     assert sentence(tick(instance)) == "No job id is waiting in jobs:queue."
-    assert queue.depths() == {"queue": 0, "processing": 0, "dead": 0}
+    assert queue.depths() == {"again": 0, "queue": 0, "processing": 0, "dead": 0}
 
 
 def test_a_run_of_an_earlier_delivery_does_not_stand_for_a_later_one(
@@ -160,7 +196,7 @@ def test_a_run_of_an_earlier_delivery_does_not_stand_for_a_later_one(
     (second,) = requests(tick(instance))
 
     assert second.run_key != first.run_key
-    assert len(requests(tick(instance))) == 1, "the second delivery was taken away without a run"
+    assert len(requests(tick(instance))) == 1, "the second delivery was removed without a run"
 
 
 def test_ids_that_wait_already_are_not_held_up_by_an_empty_queue(
@@ -203,7 +239,7 @@ def test_the_same_id_pushed_ten_times_is_one_request(
     (request,) = requests(tick(instance))
     launch(instance, request)
     assert sentence(tick(instance)) == "No job id is waiting in jobs:queue."
-    assert queue.depths() == {"queue": 0, "processing": 0, "dead": 0}
+    assert queue.depths() == {"again": 0, "queue": 0, "processing": 0, "dead": 0}
 
 
 def test_an_id_in_capitals_is_the_same_job(instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]) -> None:
@@ -226,12 +262,12 @@ def test_what_is_no_uuid_goes_to_the_dead_letters_and_the_queue_moves_on(
     (request,) = requests(tick(instance))
 
     assert request.tags["quel/job_id"] == str(jobs[0])
-    (letter,) = queue.dead()
-    assert (letter["reason"], letter["length"]) == ("not a UUID", len(raw))
+    (letter,) = queue.letters()
+    assert (letter.reason, letter.length) == ("not a UUID", len(raw))
     assert [delivery.job_id for delivery in queue.deliveries()] == [jobs[0]]
 
 
-def test_bad_entries_alone_are_skipped_with_what_became_of_them(instance: DagsterInstance, queue: JobQueue) -> None:
+def test_only_bad_entries_are_skipped_with_reasons(instance: DagsterInstance, queue: JobQueue) -> None:
     queue.push("nonsense")
     said = sentence(tick(instance))
     assert "jobs:dead: not a UUID" in said
@@ -239,7 +275,7 @@ def test_bad_entries_alone_are_skipped_with_what_became_of_them(instance: Dagste
     assert "nonsense" not in said
 
 
-def test_an_id_without_a_row_is_looked_for_three_times(
+def test_an_id_without_a_row_is_checked_three_times(
     instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
 ) -> None:
     missing = uuid4()
@@ -248,14 +284,14 @@ def test_an_id_without_a_row_is_looked_for_three_times(
     first = tick(instance)
     assert [request.tags["quel/job_id"] for request in requests(first)] == [str(jobs[0])]
     launch(instance, requests(first)[0])
-    assert sentence(tick(instance)) == f"{missing} has no row yet (look 2 of 3)"
+    assert sentence(tick(instance)) == f"{missing} has no row yet (check 2 of 3)"
     assert queue.depths()["dead"] == 0
     assert "no such row" in sentence(tick(instance))
 
-    assert queue.depths() == {"queue": 0, "processing": 0, "dead": 1}
-    (letter,) = queue.dead()
-    assert letter["reason"] == "no such row in quel_production_jobs"
-    assert letter["value"] == str(missing)
+    assert queue.depths() == {"again": 0, "queue": 0, "processing": 0, "dead": 1}
+    (letter,) = queue.letters()
+    assert letter.reason == "no such row in quel_production_jobs"
+    assert letter.value == str(missing)
 
 
 def test_a_row_that_comes_a_moment_later_is_served_and_its_misses_forgotten(
@@ -268,7 +304,7 @@ def test_a_row_that_comes_a_moment_later_is_served_and_its_misses_forgotten(
 
     async def insert_late() -> None:
         database = Database(worker["DATABASE_URL"])
-        async with database._engine.connect() as connection:
+        async with database.engine.connect() as connection:
             await connection.exec_driver_sql(
                 "insert into quel_production_jobs (job_id, production_id, job_type, batch_index, total_images,"
                 " job_input_data) select %s, production_id, job_type, batch_index, 1, '{}' from quel_production_jobs"
@@ -281,13 +317,13 @@ def test_a_row_that_comes_a_moment_later_is_served_and_its_misses_forgotten(
     (request,) = requests(tick(instance))
     launch(instance, request)
     tick(instance)
-    assert queue.depths() == {"queue": 0, "processing": 0, "dead": 0}
+    assert queue.depths() == {"again": 0, "queue": 0, "processing": 0, "dead": 0}
     queue.push(uuid4())
-    assert "look 1 of 3" in sentence(tick(instance))
+    assert "check 1 of 3" in sentence(tick(instance))
 
 
-def test_a_redis_that_is_away_is_one_readable_line(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", "redis://somebody:geheim@127.0.0.1:1/0")
+def test_unreachable_redis_is_one_readable_line(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://user:geheim@127.0.0.1:1/0")
     with pytest.raises(QuelError) as caught:
         tick(instance)
     assert str(caught.value) == "Redis does not answer (ConnectionError); check REDIS_URL and that the server runs."
@@ -301,26 +337,143 @@ def test_a_missing_redis_is_one_readable_line(instance: DagsterInstance, monkeyp
         tick(instance)
 
 
-class _WithoutDatabase(StudioResource):
-    """A studio whose database does not answer."""
+class _WithoutDatabase(DatabaseResource):
+    """A database that does not answer."""
 
-    def open_studio(self) -> Studio:
-        studio = super().open_studio()
+    def run(self, work: Callable[[Database], Awaitable[T]]) -> T:
         nowhere = Database("postgresql://u:geheim@127.0.0.1:1/d", retry_seconds=0.1)
-        studio.parts = replace(studio.parts, database=nowhere)
-        return studio
+        return asyncio.run(_awaited(work(nowhere)))
 
 
-def test_entries_stay_when_the_database_is_away(instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]) -> None:
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def test_entries_stay_while_the_database_is_unreachable(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
+) -> None:
     queue.push(jobs[0])
     with pytest.raises(OperationalError) as caught:
         tick(instance, _WithoutDatabase())
     assert "geheim" not in str(caught.value)
-    assert queue.depths() == {"queue": 1, "processing": 0, "dead": 0}
-    queue.claim(wait_seconds=0, limit=1)
+    assert queue.depths() == {"again": 0, "queue": 1, "processing": 0, "dead": 0}
+    claim(queue, 1)
     with pytest.raises(OperationalError):
         tick(instance, _WithoutDatabase())
-    assert queue.depths() == {"queue": 0, "processing": 1, "dead": 0}
+    assert queue.depths() == {"again": 0, "queue": 0, "processing": 1, "dead": 0}
+
+
+# --- kinds of the older worker, and what this project pushes again -----------------------------------
+
+
+def foreign_job(worker: Mapping[str, str], path: str = "multiview") -> UUID:
+    """A row of the older worker's kind."""
+
+    async def insert() -> UUID:
+        database = Database(worker["DATABASE_URL"])
+        new = NewJob(job_type="simple_general", total_images=1, input_data={"sourceAttachId": 7}, path=path)
+        job_id, _ = await database.web_app.insert_job(new, price=PRICE)
+        await database.aclose()
+        return job_id
+
+    return asyncio.run(insert())
+
+
+def test_foreign_kind_without_the_older_worker_is_a_dead_letter_that_names_it(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], worker: Mapping[str, str]
+) -> None:
+    foreign = foreign_job(worker)
+    queue.push(foreign, jobs[0])
+
+    (request,) = requests(tick(instance))
+
+    assert request.tags["quel/job_id"] == str(jobs[0])
+    (letter,) = queue.letters()
+    assert letter.job_id == foreign
+    assert "multiview" in letter.reason
+
+
+def test_foreign_kinds_beside_the_older_worker_stay_in_order_and_block_nothing(
+    instance: DagsterInstance,
+    queue: JobQueue,
+    jobs: list[UUID],
+    worker: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QUEL_OLDER_WORKER", "true")
+    monkeypatch.setattr(sensors, "LOOK_AHEAD", 2)
+    foreign = [foreign_job(worker, path) for path in ("multiview", "landing", "multiview")]
+    queue.push(*foreign[:2], jobs[0], foreign[2], jobs[1])
+
+    tick(instance)  # foreign ids that are known widen the look ahead
+    asked = requests(tick(instance))
+    for request in asked:
+        launch(instance, request)
+    asked += requests(tick(instance))
+
+    assert [request.tags["quel/job_id"] for request in asked] == [str(job_id) for job_id in jobs[:2]]
+    assert queue.peek(9) == [str(job_id).encode() for job_id in foreign]
+    assert queue.letters() == []
+    launch(instance, asked[-1])
+    assert sentence(tick(instance)) == "3 ids in jobs:queue are left for the older worker."
+
+
+def test_foreign_kind_with_a_late_row_stays_for_the_older_worker(
+    instance: DagsterInstance, queue: JobQueue, worker: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEL_OLDER_WORKER", "true")
+    late = uuid4()
+    queue.push(late)
+    tick(instance)
+    assert queue.depths() == {"again": 0, "queue": 1, "processing": 0, "dead": 0}
+    foreign = foreign_job(worker)
+    with psycopg.connect(worker["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("update quel_production_jobs set job_id = %s where job_id = %s", (late, foreign))
+    tick(instance)
+    assert queue.depths() == {"again": 0, "queue": 1, "processing": 0, "dead": 0}
+
+
+def test_id_without_a_row_beside_the_older_worker_is_dead_in_the_end(
+    instance: DagsterInstance, queue: JobQueue, worker: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEL_OLDER_WORKER", "true")
+    monkeypatch.setattr(fairness, "ROW_SECONDS", 0.0)
+    queue.push(uuid4())
+    for _ in range(3):
+        tick(instance)
+    (letter,) = queue.letters()
+    assert letter.reason == "no such row in quel_production_jobs"
+
+
+def test_ids_pushed_again_come_first(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "RUNS_PER_TICK", 2)
+    queue.push(jobs[0], jobs[1])
+    queue.push_again(jobs[2])
+    asked = requests(tick(instance))
+    assert [request.tags["quel/job_id"] for request in asked] == [str(jobs[2]), str(jobs[0])]
+
+
+def test_foreign_kind_pushed_again_is_a_dead_letter_also_beside_the_older_worker(
+    instance: DagsterInstance, queue: JobQueue, worker: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older worker never sees the entries of `jobs:again`."""
+    monkeypatch.setenv("QUEL_OLDER_WORKER", "true")
+    foreign = foreign_job(worker)
+    queue.push(foreign)
+    queue.push_again(foreign)
+    tick(instance)
+    assert queue.depths() == {"again": 0, "queue": 1, "processing": 0, "dead": 1}
+
+
+def test_tick_needs_neither_gemini_nor_the_store(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GEMINI_API_KEY", "GEMINI_BASE_URL", "STORAGE_URL"):
+        monkeypatch.delenv(name)
+    queue.push(jobs[0])
+    assert len(requests(tick(instance))) == 1
 
 
 def test_its_definition() -> None:

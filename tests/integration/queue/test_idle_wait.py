@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 
-from quel_dagster.adapters.queue import ANSWER_SECONDS, JobQueue
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.redis_connection import ANSWER_SECONDS
 from quel_dagster.pipeline.sensors import WAIT_SECONDS
 
 
 def test_waiting_on_an_empty_queue_ends_quietly_when_its_time_is_over(redis_url: str) -> None:
-    """The Redis client gives up on an answer after 5 s unless told otherwise."""
+    """The Redis client gives up on an answer after 5 s by default."""
     queue = JobQueue(redis_url)
     started = time.monotonic()
-    assert queue.claim(wait_seconds=5.5, limit=1) == 0
+    assert not queue.wait(5.5)
     assert time.monotonic() - started >= 5.4
     queue.close()
 

@@ -1,4 +1,4 @@
-"""`rediss://`: whoever cannot show a certificate for the host, signed by somebody who is trusted, gets no password."""
+"""`rediss://`: a server gets the password only with a certificate for its host, signed by a trusted authority."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ import trustme
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from quel_dagster.adapters.queue import CancelFlags, JobQueue, celery_url
+from quel_dagster.adapters.cancel_flags import CancelFlags
+from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.redis_connection import celery_url
 
 
 class TlsServer:
@@ -84,7 +86,7 @@ class TlsServer:
 
 @dataclass(frozen=True)
 class Way:
-    """One kind of client of ours: `knock` reaches Redis with a URL, or raises."""
+    """One client of this project: `knock` reaches Redis with a URL, or raises."""
 
     name: str
     knock: Callable[[str], Any]
@@ -100,7 +102,7 @@ def _knock_as_worker(url: str) -> None:
     async def ask() -> None:
         flags = CancelFlags(url)
         try:
-            assert not await flags.is_set(uuid4())
+            assert not await flags.cancelled_by(uuid4())
         finally:
             await flags.aclose()
 
@@ -161,11 +163,11 @@ def test_a_certificate_of_a_trusted_authority_for_this_host(
 
 
 @ways
-def test_a_certificate_of_nobody_we_trust(redis_url: str, way: Way) -> None:
+def test_certificate_of_an_unknown_authority_is_refused(redis_url: str, way: Way) -> None:
     with _tls(redis_url, trustme.CA().issue_cert("localhost")) as (server, url):
         with pytest.raises(REFUSED, match="CERTIFICATE_VERIFY_FAILED"):
             way.knock(url)
-        assert server.received == 0, "something was said to a server that nobody knows"
+        assert server.received == 0, "bytes were sent to an untrusted server"
 
 
 @ways

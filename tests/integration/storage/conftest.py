@@ -10,7 +10,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from quel_dagster.adapters.storage.patience import Patience
+from quel_dagster.adapters.retry_policy import RetryPolicy
 from quel_dagster.adapters.storage.store import ObjectStore, open_store
 from quel_dagster.settings import Settings
 from tests.integration.storage.faulty_proxy import FaultyProxy, faulty_proxy
@@ -19,7 +19,7 @@ from tests.integration.storage.supabase_server import SERVICE_KEY, SupabaseServe
 BUCKET = "pictures"
 ACCESS_KEY, SECRET_KEY = "AKIACANARY77", "secret-canary-9e2f"
 
-HURRIED = Patience(attempts=3, first_pause=0.01, longest_pause=0.02, attempt_timeout=5, total_timeout=20)
+HURRIED = RetryPolicy(attempts=3, first_pause=0.01, longest_pause=0.02, attempt_timeout=5, total_timeout=20)
 
 
 @pytest.fixture(autouse=True)
@@ -76,22 +76,22 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             settings = s3_settings(request.getfixturevalue("moto_port"))
         case _:
             settings = supabase_settings(request.getfixturevalue("supabase").port)
-    opened = open_store(settings, patience=HURRIED)
+    opened = open_store(settings, retry_policy=HURRIED)
     yield opened
     await opened.aclose()
 
 
 @dataclass
 class Remote:
-    """A kind of store that is reached over HTTP, behind a proxy that can be told to fail."""
+    """A kind of store behind an HTTP proxy that fails on demand."""
 
     kind: str
     proxy: FaultyProxy
     settings: Settings
     _opened: list[ObjectStore] = field(default_factory=list)
 
-    def open(self, patience: Patience = HURRIED) -> ObjectStore:
-        self._opened.append(open_store(self.settings, patience=patience))
+    def open(self, retry_policy: RetryPolicy = HURRIED) -> ObjectStore:
+        self._opened.append(open_store(self.settings, retry_policy=retry_policy))
         return self._opened[-1]
 
     async def aclose(self) -> None:

@@ -2,17 +2,20 @@
 
 As documented: `POST|PUT /storage/v1/object/{bucket}/{key}` (form with a file, `x-upsert`, key in `authorization`),
 `GET /storage/v1/object/info/{bucket}/{key}`, `GET /storage/v1/object/public/{bucket}/{key}`, `DELETE
-/storage/v1/object/{bucket}` (`{"prefixes": [key, …]}`; what is not there is left out of the answer). Errors come the
-way the service sends them: HTTP 400 with the real status in the body.
+/storage/v1/object/{bucket}` (`{"prefixes": [key, …]}`; what is not there is left out of the answer), `POST
+/storage/v1/object/list/{bucket}` (`prefix`, `limit`, `offset`; one level, folders without an id). Errors come the way
+the service sends them: HTTP 400 with the real status in the body.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from werkzeug.exceptions import ClientDisconnected
@@ -26,6 +29,7 @@ SERVICE_KEY = "service-key-canary-5d1c"
 class StoredObject:
     data: bytes
     content_type: str
+    modified: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass
@@ -39,7 +43,7 @@ class SupabaseServer:
         with Request(environ) as request:
             try:
                 answer = self._answer(request)
-            except ClientDisconnected as gone:  # the caller was killed, or cut off; nobody reads this
+            except ClientDisconnected as gone:  # the caller was killed or cut off
                 answer = Response(status=gone.code)
             return answer(environ, start_response)
 
@@ -51,6 +55,8 @@ class SupabaseServer:
             return refusal(403, "Unauthorized", "Invalid Compact JWS")
         if request.method == "GET" and path.startswith("info/"):
             return self._info(path.removeprefix("info/"))
+        if request.method == "POST" and path.startswith("list/"):
+            return self._list(path.removeprefix("list/"), request)
         if request.method in {"POST", "PUT"}:
             return self._upload(path, request)
         if request.method == "DELETE":
@@ -77,12 +83,37 @@ class SupabaseServer:
         self.objects[name] = StoredObject(file.read(), file.content_type)
         return Response(json.dumps({"Id": "1", "Key": name}), content_type="application/json")
 
+    def _list(self, bucket: str, request: Request) -> Response:
+        asked = json.loads(request.data)
+        folder = f"{bucket}/{asked['prefix']}".rstrip("/") + "/"
+        entries: dict[str, dict[str, Any]] = {}
+        for key, found in self.objects.items():
+            if key.startswith(folder):
+                name, _, below = key.removeprefix(folder).partition("/")
+                entries[name] = _folder_entry(name) if below else _object_entry(name, found)
+        page = sorted(entries.values(), key=lambda entry: str(entry["name"]))
+        page = page[asked["offset"] : asked["offset"] + asked["limit"]]
+        return Response(json.dumps(page), content_type="application/json")
+
     def _remove(self, bucket: str, request: Request) -> Response:
         if bucket not in self.buckets:
             return refusal(404, "Bucket not found", "Bucket not found")
         names = [key for key in json.loads(request.data)["prefixes"] if self.objects.pop(f"{bucket}/{key}", None)]
         body = [{"name": name, "bucket_id": bucket} for name in names]
         return Response(json.dumps(body), content_type="application/json")
+
+
+def _object_entry(name: str, found: StoredObject) -> dict[str, Any]:
+    return {
+        "name": name,
+        "id": str(uuid.uuid4()),
+        "updated_at": found.modified.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "metadata": {"size": len(found.data), "mimetype": found.content_type},
+    }
+
+
+def _folder_entry(name: str) -> dict[str, Any]:
+    return {"name": name, "id": None, "updated_at": None, "metadata": None}
 
 
 def refusal(status: int, error: str, message: str) -> Response:
@@ -95,8 +126,8 @@ def missing() -> Response:
 
 
 @contextmanager
-def running_supabase() -> Iterator[SupabaseServer]:
-    supabase = SupabaseServer()
+def running_supabase(supabase: SupabaseServer | None = None) -> Iterator[SupabaseServer]:
+    supabase = supabase or SupabaseServer()
     server = make_server("127.0.0.1", 0, supabase, threaded=True)
     supabase.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""What every store does, whatever is behind it."""
+"""The behaviour that all stores share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -61,7 +62,7 @@ async def test_an_encoded_key_is_the_same_as_the_plain_one(store: ObjectStore) -
     assert await store.get("folder/a%20b.webp", max_bytes=10) == b"1"
 
 
-async def test_what_is_taken_away_is_gone_and_its_neighbours_stay(store: ObjectStore) -> None:
+async def test_deleted_object_is_gone_and_its_neighbours_stay(store: ObjectStore) -> None:
     names = ("gone/a.webp", "gone/상의 여름 (1).webp", "gone/a.webp.webp")
     for key in names:
         await store.put(key, b"1", content_type=WEBP)
@@ -74,8 +75,37 @@ async def test_what_is_taken_away_is_gone_and_its_neighbours_stay(store: ObjectS
     assert await store.size(names[2]) == 1
 
 
-async def test_taking_away_what_is_not_there_is_no_error(store: ObjectStore) -> None:
+async def test_deleting_a_missing_object_is_no_error(store: ObjectStore) -> None:
     await store.delete("no/such.webp")
+
+
+async def test_list_yields_every_object_below_a_folder(store: ObjectStore) -> None:
+    keys = {"listed/a.webp", "listed/user-1/b.webp", "listed/user-1/상의 (1).webp", "listed/user-1/deep/er/c.webp"}
+    before = datetime.now(UTC)
+    for key in (*keys, "listed-not/a.webp", "list.webp"):
+        await store.put(key, key.encode(), content_type=WEBP)
+    listed = {entry.key: entry for entry in [entry async for entry in store.list("listed/")]}
+    assert listed.keys() == keys
+    assert all(entry.size == len(key.encode()) for key, entry in listed.items())
+    assert all(abs(entry.modified - before) < timedelta(minutes=5) for entry in listed.values())
+    assert {entry.key async for entry in store.list("listed/user-1/deep")} == {"listed/user-1/deep/er/c.webp"}
+    assert {entry.key async for entry in store.list()} >= {*keys, "listed-not/a.webp", "list.webp"}
+
+
+async def test_list_of_a_folder_that_does_not_exist_is_empty(store: ObjectStore) -> None:
+    assert [entry async for entry in store.list("no/such/folder")] == []
+
+
+async def test_list_goes_on_past_a_page(store: ObjectStore) -> None:
+    keys = [f"pages/{number:03}.webp" for number in range(200)]  # two full pages of Supabase
+    await asyncio.gather(*(store.put(key, b"1", content_type=WEBP) for key in keys))
+    assert sorted([entry.key async for entry in store.list("pages")]) == keys
+
+
+@pytest.mark.parametrize("prefix", ["../up", "a/../../b", "%2e%2e/up", "https://elsewhere.example/a"])
+async def test_list_refuses_a_folder_outside_the_store(store: ObjectStore, prefix: str) -> None:
+    with pytest.raises(StorageKeyError):
+        [entry async for entry in store.list(prefix)]
 
 
 async def test_a_large_object(store: ObjectStore) -> None:
@@ -155,7 +185,7 @@ async def test_the_content_type_and_place_in_s3(moto_port: int) -> None:
 
 
 async def test_an_object_in_a_folder_is_never_seen_half_written(tmp_path: Path) -> None:
-    store = FileStore(tmp_path, patience=HURRIED)
+    store = FileStore(tmp_path, retry_policy=HURRIED)
     versions = [bytes([number]) * 3_000_000 for number in (1, 2)]
     await store.put("one.webp", versions[0], content_type=WEBP)
 
@@ -174,11 +204,11 @@ FILL_A_DISK = """
 import asyncio, sys
 from pathlib import Path
 from quel_dagster.adapters.storage.object_store import FileStore
-from quel_dagster.adapters.storage.patience import Patience
+from quel_dagster.adapters.retry_policy import OBJECT_STORE
 from quel_dagster.errors import StorageError
 
 async def main():
-    store = FileStore(Path(sys.argv[1]), patience=Patience())
+    store = FileStore(Path(sys.argv[1]), retry_policy=OBJECT_STORE)
     await store.put("fits.webp", bytes(10_000), content_type="image/webp")
     try:
         await store.put("too-much.webp", bytes(1_000_000), content_type="image/webp")
@@ -198,10 +228,10 @@ def test_a_full_disk_is_named_so(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=256k none {disk}"
     own_mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if subprocess.run([*own_mounts, mount], capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine lets nobody mount a small disk")
+        pytest.skip("mounting a small disk is not permitted on this machine")
     run = [*own_mounts, f"{mount} && exec {sys.executable} {script} {disk}"]
     printed = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60).stdout
     assert printed.splitlines() == [
-        "StorageError False upload of too-much.webp: the disk of STORAGE_URL is full; free some space",
+        "StorageUnavailableError True upload of too-much.webp: the disk of STORAGE_URL is full; free some space",
         "10000 ['fits.webp']",
     ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from quel_dagster.adapters.storage.patience import Patience
+from quel_dagster.adapters.retry_policy import RetryPolicy
 from quel_dagster.adapters.storage.store import ObjectStore, open_store
-from quel_dagster.errors import StorageError, StorageUnavailableError
+from quel_dagster.errors import StorageError, StorageRefusedError, StorageUnavailableError
 from tests.integration.storage.conftest import (
     ACCESS_KEY,
     HURRIED,
@@ -33,7 +34,7 @@ from tests.integration.storage.faulty_proxy import (
 )
 from tests.integration.storage.supabase_server import SERVICE_KEY
 
-IMPATIENT = Patience(attempts=2, first_pause=0.01, longest_pause=0.02, attempt_timeout=0.3, total_timeout=5)
+IMPATIENT = RetryPolicy(attempts=2, first_pause=0.01, longest_pause=0.02, attempt_timeout=0.3, total_timeout=5)
 
 Call = Callable[[ObjectStore], Awaitable[object]]
 
@@ -54,7 +55,11 @@ def delete(store: ObjectStore) -> Awaitable[object]:
     return store.delete("faults/a.webp")
 
 
-every_call = pytest.mark.parametrize("call", [put, get, size, delete])
+async def listing(store: ObjectStore) -> object:
+    return [(entry.key, entry.size) async for entry in store.list("faults")]
+
+
+every_call = pytest.mark.parametrize("call", [put, get, size, delete, listing])
 
 
 @pytest.fixture
@@ -72,7 +77,8 @@ async def seeded(remote: Remote) -> Remote:
 async def test_a_passing_fault_is_not_noticed(seeded: Remote, call: Call, fault: Fault) -> None:
     seeded.proxy.planned.extend([fault, fault])
     answer = await call(seeded.open())
-    assert answer == {put: None, get: b"picture", size: 7, delete: None}[call]
+    expected: dict[Call, object] = {put: None, get: b"picture", size: 7, delete: None, listing: [("faults/a.webp", 7)]}
+    assert answer == expected[call]
     assert seeded.proxy.connections == 3
 
 
@@ -85,7 +91,7 @@ async def test_a_download_cut_short_is_begun_again(seeded: Remote) -> None:
 @pytest.mark.parametrize("status", [500, 503])
 async def test_a_lasting_fault_is_given_up_with_its_status(seeded: Remote, call: Call, status: int) -> None:
     seeded.proxy.always = answers(status, body=f"internal: {SECRET_KEY} {SERVICE_KEY}".encode())
-    with pytest.raises(StorageUnavailableError, match=rf"faults/a\.webp: .*HTTP {status}"):
+    with pytest.raises(StorageUnavailableError, match=rf"faults.*: .*HTTP {status}"):
         await call(seeded.open())
     assert seeded.proxy.connections == HURRIED.attempts
 
@@ -93,7 +99,7 @@ async def test_a_lasting_fault_is_given_up_with_its_status(seeded: Remote, call:
 @every_call
 async def test_connections_that_are_always_reset(seeded: Remote, call: Call) -> None:
     seeded.proxy.always = resets
-    with pytest.raises(StorageUnavailableError, match=r"faults/a\.webp"):
+    with pytest.raises(StorageUnavailableError, match="faults"):
         await call(seeded.open())
     assert seeded.proxy.connections == HURRIED.attempts
 
@@ -103,7 +109,7 @@ async def test_connections_that_are_always_reset(seeded: Remote, call: Call) -> 
 async def test_a_store_that_is_not_there(settings: Callable[[int], object], call: Call) -> None:
     async with faulty_proxy(0) as proxy:
         closed = proxy.port
-    store = open_store(settings(closed), patience=HURRIED)  # type: ignore[arg-type]
+    store = open_store(settings(closed), retry_policy=HURRIED)  # type: ignore[arg-type]
     with pytest.raises(StorageUnavailableError):
         await call(store)
     await store.aclose()
@@ -114,7 +120,7 @@ async def test_a_store_that_is_not_there(settings: Callable[[int], object], call
 async def test_a_slow_store_is_waited_for_only_so_long(seeded: Remote, call: Call, fault: Fault) -> None:
     seeded.proxy.always = fault
     async with asyncio.timeout(20):
-        with pytest.raises(StorageUnavailableError, match=r"faults/a\.webp"):
+        with pytest.raises(StorageUnavailableError, match="faults"):
             await call(seeded.open(IMPATIENT))
     assert seeded.proxy.connections <= IMPATIENT.attempts
 
@@ -128,7 +134,7 @@ async def test_a_dripping_body_is_waited_for_only_so_long(seeded: Remote) -> Non
 
 async def test_the_total_deadline_holds_over_all_attempts(seeded: Remote) -> None:
     seeded.proxy.always = answers(503)
-    endless = Patience(attempts=10_000, first_pause=0.05, longest_pause=0.05, attempt_timeout=5, total_timeout=0.5)
+    endless = RetryPolicy(attempts=10_000, first_pause=0.05, longest_pause=0.05, attempt_timeout=5, total_timeout=0.5)
     async with asyncio.timeout(20):
         with pytest.raises(StorageUnavailableError, match=r"given up after 0\.5 s; last: .*HTTP 503"):
             await get(seeded.open(endless))
@@ -140,7 +146,7 @@ async def test_cancelling_is_not_waiting(seeded: Remote) -> None:
     call = asyncio.ensure_future(get(seeded.open()))
     await seeded.proxy.connected.wait()
     call.cancel()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         with pytest.raises(asyncio.CancelledError):
             await call
 
@@ -163,11 +169,30 @@ async def test_a_declared_length_beyond_the_limit_is_not_read(seeded: Remote) ->
 @every_call
 @pytest.mark.parametrize("status", [302, 308])
 async def test_a_redirect_is_not_followed(seeded: Remote, call: Call, status: int) -> None:
+    if call is listing and seeded.kind == "s3":
+        pytest.skip("obstore sends this request, see the next test")
     async with faulty_proxy(0) as elsewhere:
         seeded.proxy.always = answers(status, headers=f"location: http://127.0.0.1:{elsewhere.port}/trap\r\n")
         with pytest.raises(StorageError):
             await call(seeded.open())
         assert elsewhere.connections == 0
+
+
+async def test_a_redirected_s3_listing_keeps_its_signature_to_itself(moto_port: int) -> None:
+    heads: list[str] = []
+
+    async def records(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
+
+    async with faulty_proxy(moto_port) as proxy, faulty_proxy(0) as elsewhere:
+        elsewhere.always = records
+        proxy.always = answers(302, headers=f"location: http://127.0.0.1:{elsewhere.port}/trap\r\n")
+        store = open_store(s3_settings(proxy.port), retry_policy=HURRIED)
+        with pytest.raises(StorageError):
+            await listing(store)
+        await store.aclose()
+    assert heads
+    assert not any("authorization" in head or "canary" in head for head in heads)
 
 
 @every_call
@@ -186,13 +211,13 @@ async def test_no_error_tells_a_secret(seeded: Remote, call: Call) -> None:
     store = seeded.open()
     for status in (301, 400, 401, 403, 404, 500):
         if (call, status) == (delete, 404):
-            continue  # what is not there need not be taken away
+            continue  # unset variables need no removal
         seeded.proxy.always = answers(status, body=echo.encode(), headers=f"x-echo: {echo}\r\n")
         with pytest.raises(StorageError) as failure:
             await call(store)
-        told = "".join(traceback.format_exception(failure.value)) + repr(failure.value)
-        assert "canary" not in told.lower()
-        assert "signature" not in told.lower()
+        printed = "".join(traceback.format_exception(failure.value)) + repr(failure.value)
+        assert "canary" not in printed.lower()
+        assert "signature" not in printed.lower()
         assert "\n" not in str(failure.value)
 
 
@@ -203,10 +228,10 @@ async def test_no_log_line_tells_a_secret(seeded: Remote, caplog: pytest.LogCapt
     await get(store)
     await size(store)
     # the S3 server runs in this process as well, and logs what it is asked
-    told = "\n".join(line.getMessage() for line in caplog.records if line.name != "werkzeug").lower()
-    assert "faults/a.webp" in told  # the requests are in the log …
-    assert "canary" not in told
-    assert "signature" not in told  # … without what signs them
+    logged = "\n".join(line.getMessage() for line in caplog.records if line.name != "werkzeug").lower()
+    assert "faults/a.webp" in logged  # the requests are in the log …
+    assert "canary" not in logged
+    assert "signature" not in logged  # … without what signs them
 
 
 @every_call
@@ -216,8 +241,61 @@ async def test_an_answer_that_makes_no_sense(seeded: Remote, call: Call) -> None
         await call(seeded.open())
 
 
+def body_with(status_code: object, **more: str) -> bytes:
+    return json.dumps({"statusCode": status_code, "error": "Bad", "message": "Bad", **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "remedy"),
+    [
+        (401, b"", "check"),
+        (403, b"", "check"),
+        (404, b"", "bucket"),
+        (402, b"", "payment"),
+        (413, b"", "too large"),
+        (415, b"", "content type"),
+        (400, b"", "check"),
+        (400, body_with("403"), "check"),
+        (400, body_with("404"), "bucket"),
+        (400, body_with("402"), "payment"),
+        (400, body_with("413"), "too large"),
+        (400, body_with("415"), "content type"),
+        (400, body_with("InvalidMimeType"), "content type"),
+        (400, body_with(None, code="NoSuchBucket"), "bucket"),
+    ],
+)
+async def test_an_upload_that_the_store_refuses_raises_the_remedy_at_once(
+    seeded: Remote, status: int, body: bytes, remedy: str
+) -> None:
+    if seeded.kind == "s3" and body:
+        pytest.skip("Supabase's way to answer")
+    seeded.proxy.always = answers(status, body=body)
+    with pytest.raises(StorageRefusedError, match=remedy):
+        await put(seeded.open())
+    assert seeded.proxy.connections == 1
+
+
+@every_call
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answers(544, body=body_with("DatabaseTimeout")),
+        answers(400, body=body_with("DatabaseTimeout")),
+        answers(400, body=body_with("544")),
+        answers(400, body=body_with(None, code="SlowDown")),
+        answers(520, body=b"<html>unknown error</html>"),
+    ],
+)
+async def test_a_passing_fault_in_supabases_words_is_tried_again(seeded: Remote, call: Call, fault: Fault) -> None:
+    if seeded.kind == "s3":
+        pytest.skip("Supabase's way to answer")
+    seeded.proxy.planned.extend([fault, fault])
+    await call(seeded.open())
+    assert seeded.proxy.connections == 3
+
+
 async def test_a_wrong_service_key_names_its_variable(supabase: object) -> None:
-    store = open_store(supabase_settings(supabase.port, key="wrong"), patience=HURRIED)  # type: ignore[attr-defined]
+    store = open_store(supabase_settings(supabase.port, key="wrong"), retry_policy=HURRIED)  # type: ignore[attr-defined]
     with pytest.raises(StorageError, match="SUPABASE_SERVICE_KEY"):
         await put(store)
     await store.aclose()

@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from quel_dagster.cli.doctor.contract import (
-    NEEDED_PRIVILEGES,
-    differences,
-    expected_enums,
-    expected_tables,
-    family,
-)
+from quel_dagster.adapters.database.web_app_tables import enums, tables
+from quel_dagster.cli.doctor.contract import NEEDED_PRIVILEGES, differences, family
 
 
-def test_every_table_and_column_is_read() -> None:
-    tables = expected_tables()
-    assert {name: len(columns) for name, columns in tables.items()} == {
-        "quel_member": 9,
-        "quel_organization": 11,
-        "quel_organization_member": 6,
-        "quel_attach": 9,
-        "quel_production_photo": 18,
-        "quel_production_jobs": 24,
-        "quel_credits": 13,
-    }
-    jobs = tables["quel_production_jobs"]
-    assert jobs["job_id"] == "uuid"
-    assert jobs["job_type"] == "text"
-    assert jobs["job_status"] == "job_status_enum"
-    assert jobs["remaining_credits"] == "numeric"
-    assert jobs["generated_urls"] == "text[]"
-    assert jobs["created_at"] == "timestamp with time zone"
-    assert tables["quel_attach"]["attach_id"] == "bigint"
-    assert tables["quel_credits"]["amount"] == "integer"
-    assert NEEDED_PRIVILEGES.keys() < tables.keys()
+def test_a_privilege_is_needed_on_tables_that_exist() -> None:
+    assert NEEDED_PRIVILEGES.keys() <= tables().keys()
 
 
 def test_every_status_is_read() -> None:
-    assert expected_enums() == {
+    assert enums() == {
         "job_status_enum": ("pending", "processing", "completed", "failed", "cancelled", "user_cancelled"),
         "production_status_enum": ("pending", "processing", "completed", "failed", "user_cancelled"),
     }
@@ -61,7 +37,7 @@ def test_a_family_of_types(kind: str, expected: str) -> None:
 
 
 def test_differences_are_named() -> None:
-    whole = {table: dict(columns) for table, columns in expected_tables().items()}
+    whole = {table: {column.name: column.kind for column in columns} for table, columns in tables().items()}
     assert [*differences(whole)] == []
     del whole["quel_credits"]
     del whole["quel_attach"]["attach_file_size"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from quel_dagster.cli.output import print_facts, print_json, print_table, say
+from quel_dagster.cli.output import print_facts, print_json, print_table, print_text
 from quel_dagster.redaction import MASK, learn
 
 CANARY = "canary-of-printed-things"
@@ -18,10 +18,10 @@ def _taught() -> None:
 
 
 def test_every_way_of_printing(capsys: pytest.CaptureFixture[str]) -> None:
-    say(f"a line: {CANARY}, redis://:pw@h")
+    print_text(f"a line: {CANARY}, redis://:pw@h")
     print_json({"error": [f"bad key {CANARY}"]})
     print_facts([("error", f"bad key {CANARY}")])
-    print_table(["job", "~error"], [["1", f"bad key {CANARY}"]], title="Jobs")
+    print_table(["job", "~error"], [["1", f"bad key {CANARY}"]])
     out = capsys.readouterr().out
     assert CANARY not in out
     assert out.count(MASK) == 5
@@ -30,7 +30,7 @@ def test_every_way_of_printing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_was_asked_for_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     url = f"redis://:{CANARY}@h/0"
-    say(f"export REDIS_URL={url}", secrets=True)
+    print_text(f"export REDIS_URL={url}", secrets=True)
     print_json({"REDIS_URL": url}, secrets=True)
     first, _, rest = capsys.readouterr().out.partition("\n")
     assert first == f"export REDIS_URL={url}"

@@ -43,7 +43,7 @@ ROLES = {
 
 
 def unit(*types: str, angle: str = "", shot: str = "", prompt: str = "x") -> Unit:
-    """A unit whose references have the ids 1, 2, 3 …"""
+    """Return a unit with references of the ids 1, 2, 3 …"""
     references = tuple(Reference(attach_id=i, type=kind) for i, kind in enumerate(types, start=1))
     return Unit(
         index=0, key="u", quantity=1, prompt=prompt, aspect_ratio="16:9", angle=angle, shot=shot, references=references
@@ -146,7 +146,7 @@ def test_a_picture_is_wanted_once_and_shown_once_per_role() -> None:
     ]
 
 
-def test_what_cannot_be_had_is_left_out_and_the_rest_is_renumbered() -> None:
+def test_unavailable_reference_is_left_out_and_the_rest_renumbered() -> None:
     asked = unit("model", "top", "outer", "bg")
     brief = compose(asked, Category.FASHION, available=[1, 3])
     assert [part.attach_ids for part in brief.parts] == [(1,), (3,)]
@@ -155,8 +155,8 @@ def test_what_cannot_be_had_is_left_out_and_the_rest_is_renumbered() -> None:
     assert "Image 2 — clothing." in brief.text
     assert "Image 3" not in brief.text
     assert brief.warnings == (
-        "reference 4 (background) left out: it could not be had",
-        "reference 2 (clothing) left out: it could not be had",
+        "reference 4 (background) left out: it could not be fetched",
+        "reference 2 (clothing) left out: it could not be fetched",
     )
     assert wanted_references(asked, Category.FASHION) == (4, 1, 2, 3)
 
@@ -189,7 +189,65 @@ def test_other_categories_have_no_shot_filter(category: Category) -> None:
     assert "pants and shoes" in compose(asked, category).text
 
 
-def test_what_is_asked_for_does_not_depend_on_what_can_be_had() -> None:
+def test_unavailable_references_do_not_change_those_asked_for() -> None:
     asked = unit("model", "model")
     chosen = cast(asked, style_of(Category.FASHION), available=[2])
     assert chosen.attach_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("category", "types", "lost"),
+    [
+        (Category.FASHION, ("model", "top"), 1),
+        (Category.FASHION, ("bag", "shoes"), 1),
+        (Category.BEAUTY, ("model", "cream"), 1),
+        (Category.BEAUTY, ("model", "cream"), 2),
+        (Category.BEAUTY, ("cream", "brush"), 1),
+        (Category.EATS, ("food", "side"), 1),
+        (Category.EATS, ("food", "food"), 1),
+        (Category.CINEMA, ("actor", "actor", "prop"), 1),
+        (Category.CARTOON, ("character", "prop"), 1),
+        (Category.CARTOON, ("character", "character"), 2),
+    ],
+)
+def test_a_lost_reference_does_not_change_the_scene(category: Category, types: tuple[str, ...], lost: int) -> None:
+    asked = unit(*types)
+    style = style_of(category)
+    whole = cast(asked, style)
+    partial = cast(asked, style, available=[i for i in range(1, len(types) + 1) if i != lost])
+    assert style.scene_for(partial.asked) == style.scene_for(whole.asked)
+    with_all = compose(asked, category)
+    without = compose(asked, category, available=[i for i in range(1, len(types) + 1) if i != lost])
+    for words in ("Nobody is in it", "still life", "Products only"):
+        assert (words in without.text) == (words in with_all.text)
+
+
+@pytest.mark.parametrize(
+    ("category", "types", "lost", "essential"),
+    [
+        (Category.FASHION, ("model", "top"), [1], [True]),
+        (Category.FASHION, ("model", "top"), [2], [True]),  # the only product
+        (Category.FASHION, ("model", "top", "bag"), [3], [False]),
+        (Category.FASHION, ("model", "top", "bag"), [2, 3], [True, True]),  # no product is left
+        (Category.FASHION, ("model", "top", "bag", "bg"), [4], [False]),
+        (Category.FASHION, ("bag",), [1], [True]),
+        (Category.FASHION, ("bag", "shoes"), [1], [False]),
+        (Category.BEAUTY, ("model", "cream"), [1], [True]),
+        (Category.BEAUTY, ("model", "cream", "brush"), [2], [False]),
+        (Category.BEAUTY, ("cream", "bg"), [1], [True]),
+        (Category.EATS, ("food", "food"), [2], [True]),
+        (Category.EATS, ("food", "side"), [2], [False]),
+        (Category.CINEMA, ("actor", "actor"), [2], [True]),
+        (Category.CINEMA, ("actor", "top"), [2], [False]),
+        (Category.CARTOON, ("character", "prop"), [1], [True]),
+        (Category.CARTOON, ("character", "prop"), [2], [False]),
+    ],
+)
+def test_a_lost_reference_of_an_identity_role_is_essential(
+    category: Category, types: tuple[str, ...], lost: list[int], essential: list[bool]
+) -> None:
+    brief = compose(unit(*types), category, available=[i for i in range(1, len(types) + 1) if i not in lost])
+    found = sorted(brief.lost, key=lambda reference: reference.attach_id)
+    assert [(reference.attach_id, reference.essential) for reference in found] == list(
+        zip(lost, essential, strict=True)
+    )

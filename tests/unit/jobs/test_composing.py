@@ -153,7 +153,7 @@ def test_fashion_with_a_model_dresses_exactly_one_person() -> None:
 
 
 @pytest.mark.parametrize("types", [("top", "bag"), ("shoes", "product", "bg"), ("outer", "pants")])
-def test_fashion_products_without_a_model_show_nobody(types: tuple[str, ...]) -> None:
+def test_fashion_products_without_a_model_show_no_people(types: tuple[str, ...]) -> None:
     composed = brief(Category.FASHION, *types, angle="front", shot="full")
     assert composed.text.startswith("A product photograph of exactly two pieces")
     assert "Products only: nobody is in it, nor any part of anybody" in composed.text
@@ -192,7 +192,7 @@ def test_back_and_tight_together_frame_at_the_shoulder_blades() -> None:
     assert camera.count("Angle") == 1
 
 
-def test_a_tight_shot_is_not_told_about_legs_and_shoes() -> None:
+def test_tight_shot_omits_legs_and_shoes() -> None:
     prompt = "하얀 셔츠, 청바지를 입고 운동화는 편하게, white jeans and Boots, tighten the scarf"
     composed = brief(Category.FASHION, "model", "top", "pants", "shoes", shot="tight", prompt=prompt)
     assert section(composed, "BRIEF").splitlines()[-1] == "하얀 셔츠, 입고 편하게, white and, tighten the scarf"
@@ -200,12 +200,12 @@ def test_a_tight_shot_is_not_told_about_legs_and_shoes() -> None:
     assert not re.search(r"\b(shoes|feet|pants|legs|ground)\b", composed.text, re.IGNORECASE)
 
 
-def test_a_middle_shot_is_not_told_about_shoes_only() -> None:
+def test_middle_shot_omits_shoes_only() -> None:
     composed = brief(Category.FASHION, "model", shot="middle", prompt="blue jeans, 바지를 입고, red shoes, 구두를 신고")
     assert section(composed, "BRIEF").splitlines()[-1] == "blue jeans, 바지를 입고, red, 신고"
 
 
-def test_a_full_shot_is_told_everything() -> None:
+def test_full_shot_omits_nothing() -> None:
     composed = brief(Category.FASHION, "model", shot="full", prompt="red shoes and jeans")
     assert section(composed, "BRIEF").splitlines()[-1] == "red shoes and jeans"
 
@@ -228,7 +228,7 @@ def test_beauty_with_model_and_product_grounds_the_product() -> None:
 
 
 @pytest.mark.parametrize(("types", "count"), [(("cream",), "one product"), (("cream", "brush", "x"), "three products")])
-def test_beauty_products_alone_are_counted_and_show_nobody(types: tuple[str, ...], count: str) -> None:
+def test_beauty_products_alone_are_counted_without_people(types: tuple[str, ...], count: str) -> None:
     composed = brief(Category.BEAUTY, *types)
     assert f"exactly {count}" in composed.text.splitlines()[0]
     assert section(composed, "AVOID").startswith("- People and any part of them")

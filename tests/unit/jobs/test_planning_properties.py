@@ -1,4 +1,4 @@
-"""What holds for every job, whatever a browser wrote."""
+"""Properties of every plan, for any input of a browser."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_job_is_refused_by_name_or_planned_to_the_picture(job: Job) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(plausible_jobs, st.sets(st.integers(1, 99)))
-def test_whatever_is_planned_can_be_composed(job: Job, available: set[int]) -> None:
+def test_every_plan_can_be_composed(job: Job, available: set[int]) -> None:
     plan = planned(job)
     for unit in plan.units if plan else ():
         wanted = wanted_references(unit, plan.category)

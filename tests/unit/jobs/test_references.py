@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quel_dagster.errors import ReferenceUnavailableError, StorageKeyError
 from quel_dagster.jobs.model import Attach
-from quel_dagster.jobs.references import MAX_KEY_BYTES, checked_key, reference_key
+from quel_dagster.jobs.references import MAX_KEY_BYTES, checked_key, is_generated_for_another, reference_key
 
 
 def attach(file_path: str | None, directory: str | None = None) -> Attach:
@@ -132,3 +134,40 @@ def test_a_key_that_passes_is_plain_and_passes_again(text: str) -> None:
     assert not {"", ".", ".."} & set(key.split("/"))
     assert not key.startswith(("/", "@"))
     assert "\\" not in key
+
+
+def test_one_leading_slash_is_the_root_of_the_store() -> None:
+    assert reference_key(Attach(attach_id=1, file_path="/uploads/x.jpg", directory=None)) == "uploads/x.jpg"
+    assert reference_key(Attach(attach_id=1, file_path="/upload-7.jpg", directory=None)) == "uploads/upload-7.jpg"
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example/a.png", "/../a.png", "/%2e%2e/a.png", "/", "/@evil.example/a", "/a//b"]
+)
+def test_a_leading_slash_opens_no_other_door(path: str) -> None:
+    with pytest.raises(StorageKeyError):
+        reference_key(Attach(attach_id=1, file_path=path, directory=None))
+
+
+MEMBER, OTHER = UUID("5f2a4c1e-0d8b-4c8e-9a52-5b6f7e1d2c3a"), UUID("00000000-0000-4000-8000-000000000001")
+
+
+@pytest.mark.parametrize(
+    ("key", "foreign"),
+    [
+        (f"generated-images/user-{MEMBER}/a.webp", False),
+        (f"generated-images/user-{str(MEMBER).upper()}/a.webp", False),
+        (f"generated-images/user-{OTHER}/a.webp", True),
+        ("generated-images/user-/a.webp", True),
+        ("generated-images/user-other/deeper/a.webp", True),
+        ("Generated-Images/User-other/a.webp", True),
+        ("generated-images/a.webp", False),
+        ("uploads/generated-images/user-x.webp", False),
+    ],
+)
+def test_generated_picture_of_another_member_is_recognized(key: str, foreign: bool) -> None:
+    assert is_generated_for_another(key, MEMBER) is foreign
+
+
+def test_without_a_member_every_generated_picture_is_anothers() -> None:
+    assert is_generated_for_another(f"generated-images/user-{MEMBER}/a.webp", None)

@@ -1,4 +1,4 @@
-"""What is a warning, what is an error, and how an audit becomes checks."""
+"""Warnings and errors of the checks, and the checks of an audit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 from dagster import AssetCheckSeverity
 
-from quel_dagster.adapters.database.figures import Backlog
+from quel_dagster.adapters.database.figures import Backlog, Group
+from quel_dagster.engine.outcomes import JobOutcome
 from quel_dagster.jobs.model import Job, JobStatus
 from quel_dagster.pipeline.audit import INVARIANTS, AuditReport, Breach, Finding
 from quel_dagster.pipeline.audit_checks import _CHECKS, results_of
-from quel_dagster.pipeline.checks import of_job, of_queue
-from quel_dagster.pipeline.observations import QUIET_SECONDS, _worth_writing
-from quel_dagster.pipeline.sensors import summed_up
-from quel_dagster.studio.outcomes import JobOutcome
+from quel_dagster.pipeline.checks import of_job, of_last_hour, of_queue
+from quel_dagster.pipeline.observations import QUIET_SECONDS, _should_record
+from quel_dagster.pipeline.sensors import summary_of
 
 WARN, ERROR = AssetCheckSeverity.WARN, AssetCheckSeverity.ERROR
 JOB = Job(
@@ -48,31 +48,37 @@ def ended(status: JobStatus, completed: int, failed: int, balance: int | None = 
     )
 
 
-def of(outcome: JobOutcome, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {found.check_name: found for found in of_job(outcome, JOB, left_out)}
+def of(outcome: JobOutcome) -> dict[str, Any]:
+    return {found.check_name: found for found in of_job(outcome)}
+
+
+def group(status: str, jobs: int, partial: int = 0) -> Group:
+    return Group(
+        category="eats", status=status, jobs=jobs, partial=partial, pictures=jobs, failed=0, waited=(), worked=()
+    )
 
 
 @pytest.mark.parametrize(
-    ("outcome", "left_out", "passed", "severity"),
+    ("groups", "passed", "severity"),
     [
-        (ended(JobStatus.COMPLETED, 4, 0), (), True, None),
-        (ended(JobStatus.COMPLETED, 3, 1), (), False, WARN),
-        (ended(JobStatus.FAILED, 0, 4), (), False, ERROR),
-        (ended(JobStatus.USER_CANCELLED, 0, 4), (), False, WARN),
-        (ended(JobStatus.CANCELLED, 0, 4), (), False, WARN),
-        (ended(JobStatus.FAILED, 0, 4), ("stage1",), False, WARN),
+        ((), True, None),
+        ((group("completed", 4), group("processing", 9)), True, None),
+        ((group("completed", 4, partial=1),), False, WARN),
+        ((group("completed", 99), group("failed", 1)), False, WARN),
+        ((group("completed", 1), group("failed", 1)), False, ERROR),
+        ((group("user_cancelled", 3), group("cancelled", 3)), True, None),
     ],
 )
-def test_missing_pictures(outcome: JobOutcome, left_out: Any, passed: bool, severity: Any) -> None:
-    found = of(outcome, left_out)["every_picture_made"]
-    assert found.passed is passed
+def test_pictures_of_the_last_hour(groups: Any, passed: bool, severity: Any) -> None:
+    found = of_last_hour(groups)
+    assert (found.check_name, found.passed) == ("every_picture_made", passed)
     assert severity is None or found.severity is severity
 
 
-def test_the_reason_is_told_with_the_check() -> None:
-    found = of(ended(JobStatus.COMPLETED, 3, 1, error="1 of 4 pictures failed. stage0 #1: Blocked."))
-    assert found["every_picture_made"].metadata["why"].value.endswith("Blocked.")
-    assert found["every_picture_made"].description == "3 of 4 pictures. 1 of 4 pictures failed. stage0 #1: Blocked."
+def test_the_check_counts_and_leads_to_the_jobs() -> None:
+    found = of_last_hour((group("completed", 8, partial=2), group("failed", 1)))
+    assert found.description == "Last hour: 9 jobs ended, 2 with pictures missing, 1 with none"
+    assert found.metadata["which"].value == "/quel/jobs?ended=1h&status=failed&status=partial"
 
 
 @pytest.mark.parametrize(
@@ -85,8 +91,8 @@ def test_a_low_balance(balance: int, passed: bool, severity: Any, monkeypatch: p
     assert severity is None or found.severity is severity
 
 
-def test_a_run_that_looked_at_no_balance_says_nothing_of_it() -> None:
-    assert set(of(ended(JobStatus.COMPLETED, 4, 0, balance=None))) == {"every_picture_made"}
+def test_a_run_without_a_balance_yields_no_balance_check() -> None:
+    assert set(of(ended(JobStatus.COMPLETED, 4, 0, balance=None))) == set()
 
 
 def waiting(pending: int = 0, oldest: float | None = None) -> Backlog:
@@ -127,9 +133,9 @@ def report(**findings: Finding) -> AuditReport:
     )
 
 
-def test_every_invariant_is_told_by_exactly_one_check() -> None:
-    told = [code for _, codes, _ in _CHECKS.values() for code in codes]
-    assert sorted(told) == sorted(INVARIANTS)
+def test_every_invariant_belongs_to_exactly_one_check() -> None:
+    named = [code for _, codes, _ in _CHECKS.values() for code in codes]
+    assert sorted(named) == sorted(INVARIANTS)
 
 
 def test_a_clean_audit_passes_every_check() -> None:
@@ -150,7 +156,7 @@ def test_a_breach_is_an_error_of_its_own_check_with_the_remedy() -> None:
     assert all(result.passed for result in results.values())
 
 
-def test_what_was_not_looked_at_has_not_passed() -> None:
+def test_an_unchecked_invariant_does_not_pass() -> None:
     (result,) = [
         result
         for result in results_of(report(I12=Finding(code="I12", sentence="", not_done="the store does not answer")))
@@ -163,11 +169,11 @@ def test_a_quiet_minute_is_written_down_only_now_and_then() -> None:
     state: dict[str, object] = {"queue_depth": 0}
     now = time.time()
     just_now, long_ago = (f'{{"at": {at}, "queue_depth": 0}}' for at in (now - 60, now - QUIET_SECONDS - 1))
-    assert _worth_writing(None, state, waiting())
-    assert not _worth_writing(just_now, state, waiting())
-    assert _worth_writing(long_ago, state, waiting())
-    assert _worth_writing(just_now, {"queue_depth": 1}, waiting())
-    assert _worth_writing(just_now, state, waiting(1, 2.0)), "somebody waits: the plot needs the point"
+    assert _should_record(None, state, waiting())
+    assert not _should_record(just_now, state, waiting())
+    assert _should_record(long_ago, state, waiting())
+    assert _should_record(just_now, {"queue_depth": 1}, waiting())
+    assert _should_record(just_now, state, waiting(1, 2.0)), "a job waits: the plot needs the point"
 
 
 @pytest.mark.parametrize(
@@ -182,5 +188,5 @@ def test_a_quiet_minute_is_written_down_only_now_and_then() -> None:
         ({"without a row yet": 2}, "launched 0, 2 without a row yet"),
     ],
 )
-def test_a_tick_says_what_it_did(did: dict[str, int], said: str) -> None:
-    assert summed_up(did) == said
+def test_a_tick_shows_its_result(did: dict[str, int], said: str) -> None:
+    assert summary_of(did) == said

@@ -1,4 +1,4 @@
-"""Whatever a job holds, what a run writes down of it stays small."""
+"""The events of a run stay small for every job."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ import pytest
 from dagster import AssetMaterialization
 from dagster._serdes import serialize_value
 
+from quel_dagster.engine.outcomes import (
+    ClaimedJob,
+    JobOutcome,
+    Moment,
+    PictureFailed,
+    PictureMade,
+    Planned,
+    Rehearsal,
+    UnitOutcome,
+    UnitRehearsal,
+)
+from quel_dagster.engine.timeline import FIRST, LAST, LONGEST, Timeline
 from quel_dagster.jobs.model import (
     Arrangement,
     Category,
@@ -22,19 +34,7 @@ from quel_dagster.jobs.model import (
     Slot,
     Unit,
 )
-from quel_dagster.pipeline import metadata
-from quel_dagster.studio.outcomes import (
-    JobOutcome,
-    Moment,
-    PictureFailed,
-    PictureMade,
-    Planned,
-    Rehearsal,
-    Ticket,
-    UnitOutcome,
-    UnitRehearsal,
-)
-from quel_dagster.studio.timeline import FIRST, LAST, LONGEST, Timeline
+from quel_dagster.pipeline.metadata import entries, results, steps
 
 LONG = "한" * 20_000
 JOB = UUID(int=1)
@@ -136,33 +136,35 @@ def rehearsal(units: int) -> Rehearsal:
 
 
 EVENTS = {
-    "ticket": lambda: metadata.of_ticket(Ticket(job_id=JOB, job=job({"basePrompt": LONG, "stages": [LONG] * 200}))),
-    "plan": lambda: metadata.of_plan(planned(200)),
-    "dry run": lambda: metadata.of_plan(planned(200, rehearsal=rehearsal(200))),
-    "dry run of one unit": lambda: metadata.of_plan(planned(1, rehearsal=rehearsal(1))),
-    "unit": lambda: metadata.of_unit(unit(0)),
-    "outcome": lambda: metadata.of_outcome(outcome_of(0, 1000)),
-    "images": lambda: metadata.of_images(ended(), [outcome_of(index, 10) for index in range(200)], job()),
-    "production": lambda: metadata.of_production(
-        ended(), [outcome_of(index, 10) for index in range(200)], planned(200), job(), metadata.RunTimes(0.0, 1.0)
+    "claimed": lambda: steps.of_claimed_job(
+        ClaimedJob(job_id=JOB, job=job({"basePrompt": LONG, "stages": [LONG] * 200}))
     ),
-    "credits": lambda: metadata.of_credits(ended(), planned(1), job(), [outcome_of(index, 10) for index in range(200)]),
+    "plan": lambda: steps.of_plan(planned(200)),
+    "dry run": lambda: steps.of_plan(planned(200, rehearsal=rehearsal(200))),
+    "dry run of one unit": lambda: steps.of_plan(planned(1, rehearsal=rehearsal(1))),
+    "unit": lambda: steps.of_unit(unit(0)),
+    "outcome": lambda: steps.of_outcome(outcome_of(0, 1000)),
+    "images": lambda: results.of_images(ended(), [outcome_of(index, 10) for index in range(200)], job()),
+    "production": lambda: results.of_production(
+        ended(), [outcome_of(index, 10) for index in range(200)], planned(200), job(), results.RunTimes(0.0, 1.0)
+    ),
+    "credits": lambda: results.of_credits(ended(), planned(1), job(), [outcome_of(index, 10) for index in range(200)]),
 }
 
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_event_of_the_largest_job_stays_below_its_limit(name: str) -> None:
-    entries = EVENTS[name]()
-    written = serialize_value(AssetMaterialization("any", metadata=entries))
-    assert len(written.encode()) < metadata.EVENT_BYTES
-    assert entries
+    event = EVENTS[name]()
+    written = serialize_value(AssetMaterialization("any", metadata=event))
+    assert len(written.encode()) < entries.EVENT_BYTES
+    assert event
 
 
 def test_thumbnails_are_of_every_unit_before_a_second_one_of_any() -> None:
-    shown = metadata.of_images(ended(), [outcome_of(index, 8) for index in range(6)], job())["pictures"].value
+    shown = results.of_images(ended(), [outcome_of(index, 8) for index in range(6)], job())["pictures"].value
     assert all(f"![{1000 * index}](data:image/webp;base64," in shown for index in range(6))
-    assert shown.count("data:image/webp") == metadata.THUMBNAIL_BYTES // 6000
-    assert shown.endswith(f"and {24 - metadata.THUMBNAIL_BYTES // 6000} more")
+    assert shown.count("data:image/webp") == entries.THUMBNAIL_BYTES // 6000
+    assert shown.endswith(f"and {24 - entries.THUMBNAIL_BYTES // 6000} more")
 
 
 def test_a_long_story_keeps_its_beginning_and_its_end() -> None:
@@ -179,9 +181,9 @@ def test_a_long_story_keeps_its_beginning_and_its_end() -> None:
 def test_a_short_story_is_whole_and_in_order() -> None:
     timeline = Timeline()
     said: list[str] = []
-    say = timeline.noting("stage0", said.append)
+    log = timeline.recording("stage0", said.append)
     for number in range(FIRST + LAST):
-        say(f"line {number}")
+        log(f"line {number}")
     assert said == [moment.what for moment in timeline.moments()]
     assert {moment.step for moment in timeline.moments()} == {"stage0"}
     seconds = [moment.seconds for moment in timeline.moments()]

@@ -1,4 +1,4 @@
-"""Whose id becomes a run next: F2 to F5 of pipeline/fairness.py."""
+"""The order in which ids become runs: F2 to F5 of pipeline/fairness.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quel_dagster.pipeline import fairness
 from quel_dagster.pipeline.fairness import Bounds, Lanes, Load, next_ids, priority_tags
 from quel_dagster.settings import Settings
 
-NOBODY = Load(room=100)
+IDLE = Load(room=100)
 
 
 def waiting(text: str) -> dict[bytes, str]:
@@ -23,11 +23,11 @@ def waiting(text: str) -> dict[bytes, str]:
     return {f"{lane}{place}".encode(): lane for place, lane in enumerate(text.split())}
 
 
-def chosen(entries: Mapping[bytes, str], load: Load = NOBODY, *, room: int = 100, of_one_member: int = 100) -> str:
+def chosen(entries: Mapping[bytes, str], load: Load = IDLE, *, room: int = 100, of_one_member: int = 100) -> str:
     return b" ".join(next_ids(entries, load, room=room, of_one_member=of_one_member)).decode()
 
 
-def test_one_member_alone_is_served_in_order() -> None:
+def test_a_single_member_is_served_in_order() -> None:
     assert chosen(waiting("a a a")) == "a0 a1 a2"
 
 
@@ -35,7 +35,7 @@ def test_members_take_turns_the_oldest_first() -> None:
     assert chosen(waiting("a a a b b c")) == "a0 b3 c5 a1 b4 a2"
 
 
-def test_who_has_runs_already_comes_after_who_has_none() -> None:
+def test_a_member_without_runs_comes_first() -> None:
     load = Load(room=100, live={"a": 2, "b": 1})
     assert chosen(waiting("a a b b c"), load) == "c4 b2 a0 b3 a1"
 
@@ -71,7 +71,7 @@ def test_what_must_hold_of_every_choice(lanes: list[str], live: dict[str, int], 
         others = {other for other in left.values() if runs[other] < of_one_member}
         assert all(runs[lane] - 1 <= runs[other] for other in others), "a member with fewer runs was passed over"
     if len(got) < room:
-        assert all(runs[lane] >= of_one_member for lane in left.values()), "room was left although somebody waits"
+        assert all(runs[lane] >= of_one_member for lane in left.values()), "room was left although an id waits"
 
 
 def described(job_id: UUID, member_id: UUID | None, total: int = 1) -> JobDescription:
@@ -110,7 +110,7 @@ def test_a_row_is_read_once_while_its_id_waits_and_forgotten_after() -> None:
     assert table.asked == [3, 1], "who left the queue is remembered for ever"
 
 
-def test_what_has_no_row_member_or_sense_shares_a_lane_and_is_looked_for_again() -> None:
+def test_entries_without_row_or_member_share_a_lane() -> None:
     nobodys, missing = uuid4(), uuid4()
     table, lanes = Table(described(nobodys, None)), Lanes()
     entries = [b"nonsense", str(nobodys).encode(), str(missing).encode(), b"nonsense"]
@@ -119,7 +119,7 @@ def test_what_has_no_row_member_or_sense_shares_a_lane_and_is_looked_for_again()
     assert table.asked == [2, 1]
 
 
-def test_one_tick_looks_up_only_so_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_tick_reads_a_limited_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fairness, "ROWS_PER_TICK", 5)
     monkeypatch.setattr(fairness, "ROWS_PER_QUERY", 2)
     ids = [uuid4() for _ in range(8)]

@@ -1,16 +1,26 @@
-"""What a run shows of itself."""
+"""The metadata of a run."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
 import pytest
-from dagster import MetadataValue
+from dagster import MarkdownMetadataValue, MetadataValue
+from markdown_it import MarkdownIt
 
 from quel_dagster.adapters.database.records import JobDescription
+from quel_dagster.engine.outcomes import (
+    JobOutcome,
+    PictureFailed,
+    PictureMade,
+    Planned,
+    Rehearsal,
+    UnitOutcome,
+    UnitRehearsal,
+)
 from quel_dagster.jobs.model import Job, JobStatus, Slot, Unit
-from quel_dagster.pipeline import metadata
-from quel_dagster.studio.outcomes import JobOutcome, PictureFailed, PictureMade, UnitOutcome
+from quel_dagster.pipeline.metadata import entries, results, steps
+from quel_dagster.pipeline.run_tags import outcome_tag, run_tags
 
 ID = UUID("11111111-1111-4111-8111-111111111111")
 JOB = Job(
@@ -58,7 +68,7 @@ def test_a_run_is_tagged_with_what_the_job_has() -> None:
         org_id=ID,
         production_path=None,
     )
-    tags = metadata.run_tags(job)
+    tags = run_tags(job)
     assert tags["quel/job_id"] == tags["quel/org_id"] == str(ID)
     assert tags["quel/category"] == "fashion"
     assert "quel/member_id" not in tags
@@ -74,20 +84,20 @@ def test_a_run_is_tagged_with_what_the_job_has() -> None:
     ],
 )
 def test_how_a_run_ended(status: JobStatus, failed: int, tag: str) -> None:
-    assert metadata.outcome_tag(outcome(status, failed)) == tag
+    assert outcome_tag(outcome(status, failed)) == tag
 
 
 def test_thumbnails_are_shown_up_to_a_limit_and_the_rest_counted() -> None:
     unit = UnitOutcome(unit=UNIT, run_id="r", made=tuple(made(number) for number in range(30)))
-    shown = metadata.of_images(outcome(), [unit], JOB)["pictures"]
+    shown = results.of_images(outcome(), [unit], JOB)["pictures"]
     assert isinstance(shown, MetadataValue)
     text = str(shown.value)
-    assert text.count("![") == metadata.THUMBNAILS
+    assert text.count("![") == entries.THUMBNAILS
     assert "![100](data:image/webp;base64,QUJD)" in text
     assert text.endswith("and 6 more")
 
 
-def test_a_unit_says_what_was_made_what_was_there_and_what_failed() -> None:
+def test_a_unit_reports_new_existing_and_failed_pictures() -> None:
     unit = UnitOutcome(
         unit=UNIT,
         run_id="r",
@@ -95,7 +105,7 @@ def test_a_unit_says_what_was_made_what_was_there_and_what_failed() -> None:
         failed=(PictureFailed(slot=Slot(unit=0, number=2), reason="blocked"),),
         seconds=1.234,
     )
-    entries = metadata.of_outcome(unit)
+    entries = steps.of_outcome(unit)
     assert (entries["made"], entries["made_before"], entries["failed"]) == (1, 1, 1)
     assert entries["attach_ids"] == "100, 101"
     (failure,) = entries["failures"].records
@@ -104,8 +114,49 @@ def test_a_unit_says_what_was_made_what_was_there_and_what_failed() -> None:
     assert call.data["attach_id"] == 100
 
 
-def test_nothing_is_shown_as_none() -> None:
-    entries = metadata.of_outcome(UnitOutcome(unit=UNIT, run_id="r"))
+def test_missing_values_are_left_out() -> None:
+    entries = steps.of_outcome(UnitOutcome(unit=UNIT, run_id="r"))
     assert None not in entries.values()
     assert "pictures" not in entries
     assert "calls" not in entries
+
+
+HOSTILE = (
+    "![x](http://attacker.example/a) <img src=http://attacker.example/b> [c](javascript:d) http://attacker.example/e\n"
+    "```\n![x](http://attacker.example/f)\n````\n~~~\n<img src=http://attacker.example/g>\r```````\r# h"
+)
+
+
+def test_what_a_user_wrote_is_shown_as_text_by_a_dry_run() -> None:
+    unit = UnitRehearsal(unit=UNIT, missing=1, text=HOSTILE * 2, warnings=(HOSTILE, "plain"))
+    plan = Planned(
+        job_id=ID, rehearsal=Rehearsal(units=(unit, unit), pictures=2, credits=40, verdict="A run would make them.")
+    )
+    page = steps.of_plan(plan)["would_ask"]
+    tokens = [
+        token for block in MarkdownIt("commonmark").parse(page.value) for token in (block, *(block.children or ()))
+    ]
+    assert {token.tag for token in tokens} <= {"h4", "code", ""}
+    shown = [token.content for token in tokens if token.type == "fence"]
+    assert len(shown) == 2
+    assert all(text.count("attacker.example/g") == 3 for text in shown), "two in the text and one in the warning"
+
+
+def test_no_text_of_a_user_is_markdown() -> None:
+    """Entries that are rendered as Markdown hold nothing but our own words and numbers."""
+    picture = made(0)
+    unit = Unit(
+        index=0, key="stage0", quantity=30, prompt=HOSTILE, aspect_ratio="1:1", angle=HOSTILE, shot=HOSTILE, fx=HOSTILE
+    )
+    failed = PictureFailed(slot=Slot(unit=0, number=1), reason=HOSTILE)
+    outcome_of_unit = UnitOutcome(
+        run_id="r", unit=unit, made=(picture,), failed=(failed,), warnings=(HOSTILE,), text=HOSTILE
+    )
+    entries = [
+        *steps.of_unit(unit).values(),
+        *steps.of_outcome(outcome_of_unit).values(),
+        *results.of_images(outcome(), (outcome_of_unit,), JOB).values(),
+    ]
+    rendered = [entry.value for entry in entries if isinstance(entry, MarkdownMetadataValue)]
+    assert rendered
+    assert not [text for text in rendered if "attacker" in text]

@@ -9,6 +9,7 @@ from PIL import Image, ImageChops
 
 from quel_dagster.jobs.composing import compose
 from quel_dagster.jobs.model import Category, Reference, Unit
+from quel_dagster.sandbox import drawing
 from quel_dagster.sandbox.drawing import CANVAS_SIZES, Phrases, PictureRequest, draw
 
 
@@ -92,3 +93,12 @@ def test_the_key_phrases_of_a_composed_text_are_found() -> None:
 
 def test_a_text_of_another_form_is_all_prompt() -> None:
     assert Phrases.of(" Paint a boat. ") == Phrases("", {}, (), "", "Paint a boat.", "")
+
+
+@pytest.mark.parametrize("letter", ["가", "운", "화", "ㅎ", "漢", "é"])
+def test_korean_letters_are_drawn_and_not_boxes(letter: str) -> None:
+    font = drawing._font(40, letter)
+    missing = font.getmask("\U000f0000")  # private use: no font has it
+    drawn = font.getmask(letter)
+    assert drawn.getbbox() is not None
+    assert bytes(drawn) != bytes(missing)

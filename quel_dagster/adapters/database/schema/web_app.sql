@@ -1,4 +1,4 @@
--- The tables that the Quel web app owns (domain.md §2), created only in a database that is ours.
+-- The tables that the Quel web app owns (domain.md §2). This project creates them in its embedded database alone.
 
 create type public.job_status_enum as enum
     ('pending', 'processing', 'completed', 'failed', 'cancelled', 'user_cancelled');

@@ -1,0 +1,1 @@
+"""The adapter of Gemini: request, answer, errors, retries (domain.md §6)."""

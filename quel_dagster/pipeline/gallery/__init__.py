@@ -1,0 +1,1 @@
+"""The gallery: the pictures of jobs on one page."""

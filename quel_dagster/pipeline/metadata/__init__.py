@@ -1,0 +1,1 @@
+"""Run metadata: names, formats and size of what the Dagster UI shows. Not here: any decision."""

@@ -1,0 +1,1 @@
+"""How Dagster runs here: launcher, run queue, daemon, worker, web server and storage."""

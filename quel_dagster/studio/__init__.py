@@ -1,1 +1,0 @@
-"""Where pictures are made: the Dagster-free flow from a planned unit to committed pictures."""
