@@ -146,6 +146,14 @@ _BY_WORDS: tuple[tuple[tuple[str, ...], Reason], ...] = (
         ),
     ),
     (
+        ("invalid server parameter",),  # PgBouncer's words for any error while it applies the client's parameters
+        Reason(
+            "the pooler could not set this session's parameters",
+            "try again in a moment (PostgreSQL may just have ended the connection); check the parameters of {variable}",
+            passes=True,
+        ),
+    ),
+    (
         ("Connection refused", "connection refused"),
         Reason("connection refused", "check {variable}, and that the server runs", passes=True),
     ),

@@ -44,6 +44,12 @@ def test_pooler_without_its_server_is_an_outage_that_passes(words: str) -> None:
     assert reason.passes
 
 
+def test_pooler_whose_server_ended_while_it_set_parameters_is_an_outage_that_passes() -> None:
+    reason = reason_of(psycopg.errors.ProtocolViolation("invalid server parameter"))
+    assert reason.said == "the pooler could not set this session's parameters"
+    assert reason.passes
+
+
 def test_pooler_that_repeats_a_refused_password_is_not_an_outage() -> None:
     words = "server login has been failing, cached error: password authentication failed for user"
     assert not reason_of(psycopg.errors.ProtocolViolation(words)).passes
