@@ -44,7 +44,7 @@ def test_pooler_without_its_server_is_an_outage_that_passes(words: str) -> None:
     assert reason.passes
 
 
-def test_pooler_whose_server_ended_while_it_set_parameters_is_an_outage_that_passes() -> None:
+def test_pooler_that_cannot_set_parameters_is_an_outage_that_passes() -> None:
     reason = reason_of(psycopg.errors.ProtocolViolation("invalid server parameter"))
     assert reason.said == "the pooler could not set this session's parameters"
     assert reason.passes
