@@ -175,7 +175,7 @@ class GeminiClient:
         return await self._by(models[-1], order)
 
     async def _by(self, model: ImageModel, order: Order[T]) -> T:
-        result = await self._retries.call(lambda: self._attempt(model, order), order.spent, order.observer)
+        result = await self._retries.call(lambda: self._attempt(model, order), model.id, order.spent, order.observer)
         size = order.size_of(result) if order.size_of is not None else None
         if size is not None and not shape_is(*size, order.ratio):
             order.note(f"Gemini made {size[0]}×{size[1]} pixels, not {order.ratio}; asked again once.")
