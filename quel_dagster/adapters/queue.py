@@ -42,8 +42,10 @@ DELIVERIES = "jobs:deliveries"
 #: hash: job id → ticks that did not find its row
 MISSES = "jobs:misses"
 
-#: Ids of a burst arrive one by one; waiting this long after the first makes one tick of them.
-LINGER_SECONDS = 0.05
+#: Ids of a burst arrive one by one: a wait ends when none has come for this long, so that one tick takes them all,
+#: and after LONGEST_LINGER_SECONDS at the latest.
+LINGER_SECONDS = 0.01
+LONGEST_LINGER_SECONDS = 0.05
 #: A wait reads `jobs:again` this often while it blocks on `jobs:queue`: BLMOVE waits for one list only.
 AGAIN_LOOK_SECONDS = 0.5
 #: Entries that stay in `jobs:queue` keep BLMOVE from blocking: a wait then polls this often.
@@ -144,7 +146,17 @@ class JobQueue:
                 time.sleep(min(LEFT_ALONE_LOOK_SECONDS, left))
             # From the right end to the right end: it waits for an entry, and leaves it where it is.
             elif self._redis.blmove(QUEUE, QUEUE, min(AGAIN_LOOK_SECONDS, left), "RIGHT", "RIGHT") is not None:
-                time.sleep(LINGER_SECONDS)
+                self._linger()
+
+    def _linger(self) -> None:
+        """Let the rest of a burst arrive."""
+        until = time.monotonic() + LONGEST_LINGER_SECONDS
+        arrived = cast(int, self._redis.llen(QUEUE))
+        while time.monotonic() < until:
+            time.sleep(LINGER_SECONDS)
+            before, arrived = arrived, cast(int, self._redis.llen(QUEUE))
+            if arrived <= before:
+                return
 
     def peek(self, limit: int, *, source: str = QUEUE) -> list[bytes]:
         """Return the entries of a list, oldest first, without those too long to be an id; the list is unchanged."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quel_dagster.adapters.cancel_flags import CancelFlags
 from quel_dagster.adapters.counters import Counters
 from quel_dagster.adapters.database.store import Database
-from quel_dagster.adapters.gemini.client import GeminiClient
 from quel_dagster.adapters.gemini_quota import GeminiQuota
 from quel_dagster.adapters.storage.outages import OutageTolerantStore
 from quel_dagster.jobs.limits import Limits
+
+if TYPE_CHECKING:
+    from quel_dagster.adapters.gemini.client import GeminiClient
 
 
 @dataclass(frozen=True)

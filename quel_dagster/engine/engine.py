@@ -9,7 +9,6 @@ from uuid import UUID
 from quel_dagster.adapters.cancel_flags import CancelFlags
 from quel_dagster.adapters.counters import Counters
 from quel_dagster.adapters.database.store import Database
-from quel_dagster.adapters.gemini.client import GeminiClient
 from quel_dagster.adapters.gemini_outage import GeminiOutage
 from quel_dagster.adapters.gemini_quota import GeminiQuota
 from quel_dagster.adapters.storage.outages import OutageTolerantStore
@@ -38,6 +37,9 @@ class Engine:
         Raises:
             SettingsError: a setting is missing or wrong; the line names the variable.
         """
+        # google-genai takes 25 MB: the code server loads this module, and never calls Gemini
+        from quel_dagster.adapters.gemini.client import GeminiClient  # noqa: PLC0415
+
         database_url, redis_url = settings.required_database_url(), settings.required_redis_url()
         quota = GeminiQuota.from_settings(settings, redis_url)
         outage = GeminiOutage.from_settings(settings, redis_url)

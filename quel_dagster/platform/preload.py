@@ -34,6 +34,7 @@ LATE_IMPORTS = (
     "kombu.transport.redis",
     "psycopg",
     "psycopg2.extras",
+    "quel_dagster.adapters.gemini.client",
     "quel_dagster.platform.executor",
     "quel_dagster.platform.run_queue",
     "upath.implementations.local",

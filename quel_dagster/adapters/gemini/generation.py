@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from quel_dagster.adapters.gemini.observer import Observer
-from quel_dagster.adapters.gemini.request import Contents
 from quel_dagster.errors import GeminiError
 from quel_dagster.jobs.models import ImageModel, Usage
+
+if TYPE_CHECKING:
+    from quel_dagster.adapters.gemini.request import Contents
 
 T = TypeVar("T")
 
