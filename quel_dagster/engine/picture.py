@@ -44,7 +44,7 @@ from quel_dagster.errors import (
 )
 from quel_dagster.jobs.model import Brief, ImagePart, Slot
 from quel_dagster.jobs.models import ImageModel, Usage
-from quel_dagster.jobs.pictures import StoredPicture, thumbnail, to_webp
+from quel_dagster.jobs.pictures import StoredPicture, to_webp
 from quel_dagster.jobs.storage_keys import new_picture_key
 
 #: Stop the job after this many consecutive pictures that could not reach Gemini at all.
@@ -204,7 +204,7 @@ class _Attempt:
             await dependencies.store.put(self._key, picture.data, content_type="image/webp", report=work.log)
         committing = time.monotonic()
         # A stop or a cancelled step may arrive during the transaction: wait for its answer in any case.
-        committed, committed_at, small = await to_the_end(self._commit(picture))
+        committed, committed_at = await to_the_end(self._commit(picture))
         return PictureMade(
             slot=slot,
             attach_id=committed.attach_id,
@@ -225,7 +225,7 @@ class _Attempt:
             quota_seconds=round(work.quota.get(slot, 0.0), 3),
             storage_seconds=round(committing - uploading, 3),
             database_seconds=round(committed_at - committing, 3),
-            thumbnail=small if slot.number < THUMBNAILS_PER_UNIT else None,
+            thumbnail=base64.b64encode(picture.thumbnail).decode() if slot.number < THUMBNAILS_PER_UNIT else None,
             balance=committed.balance,
         )
 
@@ -255,11 +255,11 @@ class _Attempt:
         self._key = key
         return True
 
-    async def _commit(self, picture: StoredPicture) -> tuple[Committed, float, str]:
+    async def _commit(self, picture: StoredPicture) -> tuple[Committed, float]:
         """Commit the uploaded picture and log it.
 
         Returns:
-            the answer of the database, its time (monotonic seconds), and the thumbnail in base64.
+            the answer of the database, and its time (monotonic seconds).
         """
         assert self._key is not None  # noqa: S101  _turn has reserved the slot
         maker, work = self._maker, self._work
@@ -281,10 +281,9 @@ class _Attempt:
         # Log at once: another unit may end the job, and with it the timeline, before this step continues.
         work.log(f"Attach record created: ID={committed.attach_id}")
         work.log(f"📊 Updating job progress: {committed.completed}/{work.total} completed")
-        small = base64.b64encode(await in_picture_thread(thumbnail, picture.data)).decode()
         if committed.key != self._key:  # another worker filled the slot
             await self._delete()
-        return committed, committed_at, small
+        return committed, committed_at
 
     async def give_back(self) -> None:
         """Release the slot; delete what was stored for a picture that is not paid for (domain.md §8)."""

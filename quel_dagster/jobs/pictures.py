@@ -63,6 +63,9 @@ _GEMINI_MODES: Final = frozenset({"L", "RGB", "RGBA"})
 _WEBP_QUALITY: Final = 90
 _WEBP_METHOD: Final = 2
 _WEBP_MAX_SIDE: Final = 16_383
+#: pixels of the longest side, and bytes, of a thumbnail
+THUMBNAIL_SIDE: Final = 256
+THUMBNAIL_BYTES: Final = 12_000
 _THUMBNAIL_QUALITIES: Final = (80, 65, 50, 35, 20)
 
 _WHITE: Final = (255, 255, 255)
@@ -91,6 +94,8 @@ class StoredPicture:
     #: pixels
     width: int
     height: int
+    #: small WebP for the UI
+    thumbnail: bytes = field(repr=False)
 
 
 def load_picture(data: bytes) -> Picture:
@@ -169,17 +174,24 @@ def to_webp(data: bytes) -> StoredPicture:
             raise PictureError(f"the picture is {_shown_size(image)}, and WebP ends at {_WEBP_MAX_SIDE} pixels a side")
         with PIXEL_BUDGET.hold(decoded_pixels(image)):
             upright = standard(image, 1.0)
-            return StoredPicture(_webp(upright, _WEBP_QUALITY, _WEBP_METHOD, xmp=XMP), upright.width, upright.height)
+            encoded = _webp(upright, _WEBP_QUALITY, _WEBP_METHOD, xmp=XMP)
+            size = scaled(upright.size, min(1.0, THUMBNAIL_SIDE / max(upright.size)))
+            small = upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+            return StoredPicture(encoded, upright.width, upright.height, _within(THUMBNAIL_BYTES, small))
 
 
-def thumbnail(data: bytes, *, longest_side: int = 256, max_bytes: int = 12_000) -> bytes:
+def thumbnail(data: bytes, *, longest_side: int = THUMBNAIL_SIDE, max_bytes: int = THUMBNAIL_BYTES) -> bytes:
     """Return a small WebP for the UI: at most `longest_side` pixels and `max_bytes` bytes.
 
     Raises:
         PictureError: it is not a picture.
     """
     with opened(data) as image:
-        small = standard(image, min(1.0, longest_side / max(image.size)))
+        return _within(max_bytes, standard(image, min(1.0, longest_side / max(image.size))))
+
+
+def _within(max_bytes: int, small: Image.Image) -> bytes:
+    """Return a WebP of at most `max_bytes` bytes, of lower quality or fewer pixels if necessary."""
     while True:
         for quality in _THUMBNAIL_QUALITIES:
             encoded = _webp(small, quality, method=4)

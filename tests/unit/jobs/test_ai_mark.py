@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 
 from PIL import Image
 
-from quel_dagster.jobs.pictures import thumbnail, to_webp
+from quel_dagster.jobs.pictures import to_webp
 
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
@@ -50,4 +50,4 @@ def test_mark_of_gemini_in_the_original_is_not_needed_for_it() -> None:
 
 
 def test_thumbnail_of_the_run_page_stays_small() -> None:
-    assert b"XMP " not in chunks(thumbnail(to_webp(png()).data))
+    assert b"XMP " not in chunks(to_webp(png()).thumbnail)
