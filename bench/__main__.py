@@ -27,7 +27,7 @@ ROWS = {
     "T1": "overhead:t1",
     "D1": "round_trips:d1",
     "D2": "round_trips:d2",
-    "D3": "schema_cache:d3",
+    "D3": "kept_storage:d3",
     "S1": "scale:s1",
     "M1": "memory:m1",
     "M2": "memory:m2",
