@@ -43,6 +43,8 @@ from quel_dagster.settings import Settings
 ROOT = Path(__file__).parents[1]
 #: pictures of one combination of a batch job
 PER_UNIT = 2
+#: seconds between two reads of the jobs' rows; walls are taken from `completed_at`
+POLL_SECONDS = 0.25
 PLATFORM = ("postgres", "redis", "code-server", "webserver", "daemon")
 _RICH = 1_000_000_000
 
@@ -164,7 +166,7 @@ class Client:
                 break
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{len(job_ids)} jobs did not end within {seconds:g} s")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_SECONDS)
         for job_id, report in reports.items():
             if report.status is not JobStatus.COMPLETED or report.error_message:
                 raise RuntimeError(f"Job {job_id} ended {report.status}: {report.error_message}")

@@ -109,6 +109,20 @@ def test_intake_paused_no_run_is_asked_for_and_nothing_is_claimed(
     assert len(requests(tick(instance))) == 1
 
 
+def test_intake_paused_while_a_tick_waits_nothing_is_claimed(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(self: JobQueue, _seconds: float, **_: object) -> bool:
+        pause_intake(self.client, "the store is moved", by="ana")
+        self.push(jobs[0])
+        return True
+
+    monkeypatch.setattr(JobQueue, "wait", wait)
+    tick(instance)
+    assert queue.depths() == {"again": 0, "queue": 1, "processing": 0, "dead": 0}
+    resume_intake(queue.client)
+
+
 def test_intake_paused_by_gemini_one_id_becomes_a_run(
     instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
 ) -> None:

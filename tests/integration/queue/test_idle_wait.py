@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.adapters.queue import AGAIN_LOOK_SECONDS, JobQueue
 from quel_dagster.adapters.redis_connection import ANSWER_SECONDS
-from quel_dagster.pipeline.sensors import WAIT_SECONDS
 
 
 def test_waiting_on_an_empty_queue_ends_quietly_when_its_time_is_over(redis_url: str) -> None:
@@ -18,5 +17,5 @@ def test_waiting_on_an_empty_queue_ends_quietly_when_its_time_is_over(redis_url:
     queue.close()
 
 
-def test_a_tick_waits_less_long_than_for_an_answer() -> None:
-    assert WAIT_SECONDS + 2 <= ANSWER_SECONDS
+def test_a_blocking_command_ends_before_its_answer_is_given_up() -> None:
+    assert AGAIN_LOOK_SECONDS + 2 <= ANSWER_SECONDS
