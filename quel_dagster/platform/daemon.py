@@ -6,7 +6,8 @@ Three of its loops sleep too long, or serve in the wrong order:
 
 - The sensor daemon looks for due sensors every 5 s, regardless of their interval. A tick of the queue sensor blocks
 on Redis, so the first id of a quiet queue is seen at once; but then the rest of those 5 s passes, and a second id
-waits. The pause is a constant of a private module: this lowers it.
+waits. The pause is a constant of a private module: this lowers it. An interval of less than a second cannot be set:
+here one of a second means none.
 - The run queue is polled every second or more. Runs are submitted by a thread of this process, so it can be woken;
 and while runs wait for a slot, checking whether a run has ended costs one small query. A run that continues the work
 of another one does not queue behind later ones.
@@ -71,6 +72,8 @@ from quel_dagster.settings import Settings
 
 #: seconds between the starts of two searches for due sensors
 SENSOR_LOOP_SECONDS = 0.2
+#: a sensor with this interval, the shortest in Dagster, is due again as soon as its tick has ended
+NO_INTERVAL = 1
 #: seconds between two checks whether a run has ended, while others wait for its slot
 SLOT_POLL_SECONDS = 0.2
 #: seconds between two searches for dead runs to retry
@@ -91,12 +94,23 @@ def replace_loops() -> None:
     """Let Dagster's daemon use the loops below. `check_internals` warns of a place that this Dagster does not have."""
     for module, name, value in (
         (sensor, "MIN_INTERVAL_LOOP_TIME", SENSOR_LOOP_SECONDS),
+        (sensor, "is_under_min_interval", is_under_min_interval),
         (controller, "QueuedRunCoordinatorDaemon", PromptRunQueueDaemon),
         (controller, "EventLogConsumerDaemon", PromptRetryDaemon),
         (controller, "MonitoringDaemon", WatchfulMonitoringDaemon),
     ):
         if hasattr(module, name):
             setattr(module, name, value)
+
+
+_is_under_min_interval: Callable[..., bool] | None = getattr(sensor, "is_under_min_interval", None)
+
+
+def is_under_min_interval(state: Any, remote_sensor: Any, *arguments: Any) -> bool:
+    """Return whether it is too early for the next tick of this sensor."""
+    if remote_sensor.min_interval_seconds == NO_INTERVAL:
+        return False
+    return _is_under_min_interval is not None and _is_under_min_interval(state, remote_sensor, *arguments)
 
 
 class WatchfulMonitoringDaemon(MonitoringDaemon):

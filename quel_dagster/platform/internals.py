@@ -397,6 +397,13 @@ GROUPS = (
         attributes={"dagster._daemon.sensor:MIN_INTERVAL_LOOP_TIME": None},
     ),
     Group(
+        use="the place of the rule that keeps two ticks of a sensor apart",
+        instead="an interval below one second",
+        when_gone="degrade",
+        effect="an id pushed right after another may wait about 1 s",
+        attributes={"dagster._daemon.sensor:is_under_min_interval": None},
+    ),
+    Group(
         use="the place of the run queue's daemon",
         instead="a public registry of daemons",
         when_gone="degrade",

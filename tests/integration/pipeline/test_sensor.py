@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.usefixtures("worker")
 def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensors, "_lanes", fairness.Lanes())
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(sensors, "IDLE_TICK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -219,6 +221,19 @@ def test_ids_that_wait_already_are_not_held_up_by_an_empty_queue(
     queue.push(jobs[0])
     tick(instance)
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 3600.0)
+    assert len(requests(tick(instance))) == 1
+
+
+def test_only_a_tick_that_claims_nothing_lasts_a_while(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon starts the next tick as soon as one ends."""
+    monkeypatch.setattr(sensors, "IDLE_TICK_SECONDS", 0.3)
+    started = time.monotonic()
+    sentence(tick(instance))
+    assert time.monotonic() - started >= 0.3
+    monkeypatch.setattr(sensors, "IDLE_TICK_SECONDS", 3600.0)
+    queue.push(jobs[0])
     assert len(requests(tick(instance))) == 1
 
 

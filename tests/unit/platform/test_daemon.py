@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job, op
 from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.scheduler.instigation import SensorInstigatorData
 from dagster._daemon import controller, sensor
 
 from quel_dagster.platform import daemon
@@ -23,6 +24,7 @@ from quel_dagster.platform.tags import JOB_ID_TAG
 @pytest.fixture(autouse=True)
 def _as_shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sensor, "MIN_INTERVAL_LOOP_TIME", sensor.MIN_INTERVAL_LOOP_TIME)
+    monkeypatch.setattr(sensor, "is_under_min_interval", sensor.is_under_min_interval)
     monkeypatch.setattr(controller, "QueuedRunCoordinatorDaemon", controller.QueuedRunCoordinatorDaemon)
     monkeypatch.setattr(controller, "EventLogConsumerDaemon", controller.EventLogConsumerDaemon)
     monkeypatch.setattr(controller, "MonitoringDaemon", controller.MonitoringDaemon)
@@ -48,6 +50,7 @@ def test_the_loop_reads_the_constant_at_every_turn(monkeypatch: pytest.MonkeyPat
     ("module", "name"),
     [
         (sensor, "MIN_INTERVAL_LOOP_TIME"),
+        (sensor, "is_under_min_interval"),
         (controller, "QueuedRunCoordinatorDaemon"),
         (controller, "EventLogConsumerDaemon"),
         (controller, "MonitoringDaemon"),
@@ -62,6 +65,15 @@ def test_name_removed_by_an_upgrade_is_one_warning(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert name in caplog.text
     assert not hasattr(module, name)
+
+
+@pytest.mark.parametrize(("interval", "early"), [(1, False), (30, True)])
+def test_interval_of_one_second_means_no_interval(interval: int, early: bool) -> None:
+    daemon.replace_loops()
+    began_now = SensorInstigatorData(min_interval=interval, last_tick_start_timestamp=time.time())
+    state: Any = SimpleNamespace(instigator_data=began_now)
+    remote: Any = SimpleNamespace(min_interval_seconds=interval)
+    assert sensor.is_under_min_interval(state, remote) is early
 
 
 class _Instance:
