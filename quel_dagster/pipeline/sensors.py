@@ -32,8 +32,8 @@ from quel_dagster.settings import Settings
 #: Seconds that a tick blocks on Redis. The daemon starts the next one up to 0.25 s after its end, and an id that is
 #: pushed between them waits: with 5 s that were 5 % of all ids.
 WAIT_SECONDS = 10.0
-#: Least seconds of a tick that claims no id. The daemon starts the next tick after one that does as soon as it ends.
-IDLE_TICK_SECONDS = 1.0
+#: Seconds between the starts of two ticks, except after a tick that waited for an id: others may follow it at once.
+APART_SECONDS = 1.0
 #: Maximum of runs that one tick requests; more ids stay in Redis. The daemon creates them one after the other within
 #: the tick, which stays well below a second with this number; a burst of 20 ids takes two ticks.
 RUNS_PER_TICK = 12
@@ -44,6 +44,26 @@ NO_SUCH_ROW = "no such row in quel_production_jobs"
 NOTHING_WAITS = "No job id is waiting in jobs:queue."
 
 _lanes = Lanes()
+
+
+class _Pace:
+    """Keeps ticks apart. The daemon starts a tick of this sensor as soon as the last one has ended."""
+
+    def __init__(self) -> None:
+        #: monotonic seconds
+        self._begun = self._not_before = 0.0
+
+    def begin(self) -> None:
+        time.sleep(max(0.0, self._not_before - time.monotonic()))
+        self._begun = time.monotonic()
+        self._not_before = self._begun + APART_SECONDS
+
+    def hurry(self) -> None:
+        """Let the next tick begin at once."""
+        self._not_before = 0.0
+
+
+_pace = _Pace()
 
 
 @sensor(
@@ -59,8 +79,8 @@ def jobs_queue_sensor(
 
     A repeated tick finds the same entries with the same run keys, so Dagster starts no run twice.
     """
+    _pace.begin()
     job_queue = queue.open()
-    claimed, until = 0, time.monotonic() + IDLE_TICK_SECONDS
     try:
         for entry in job_queue.dead_letter_long_entries(NOT_A_UUID):
             context.log.warning(f"{entry} went to jobs:dead: {NOT_A_UUID}")
@@ -73,15 +93,13 @@ def jobs_queue_sensor(
         load = Load.of(context.instance, bounds)
         if pause is not None:  # one run waits in Dagster's queue: the daemon starts it as a probe of Gemini
             load = load.with_room_for_one()
-        claimed = claim_next(job_queue, database, load, bounds, older_worker=settings.older_worker)
+        claim_next(job_queue, database, load, bounds, older_worker=settings.older_worker)
         result = requests(context, job_queue, database)
         return SkipReason(str(pause)) if pause is not None and isinstance(result, SkipReason) else result
     except RedisError as error:
         raise unreachable(error) from None
     finally:
         job_queue.close()
-        if not claimed:
-            time.sleep(max(0.0, until - time.monotonic()))
 
 
 def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
@@ -94,40 +112,37 @@ def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
     queue.finish([delivery for delivery in deliveries if delivery.run_key in launched])
 
 
-def claim_next(queue: JobQueue, database: DatabaseResource, load: Load, bounds: Bounds, *, older_worker: bool) -> int:
+def claim_next(queue: JobQueue, database: DatabaseResource, load: Load, bounds: Bounds, *, older_worker: bool) -> None:
     """Claim the ids that may become runs now; wait for an id if there is none.
 
     `jobs:again` comes first: its jobs were begun, or have waited before.
 
     Args:
         older_worker: the older worker reads `jobs:queue` too, and ids of its kinds stay there for it (domain.md §1).
-
-    Returns:
-        the number of ids claimed.
     """
     claimed = len(queue.deliveries())
     room = min(load.room, RUNS_PER_TICK) - claimed
     if room <= 0:
-        return 0
+        return
+    foreign = _lanes.foreign if older_worker else ()
     # An empty queue must not delay entries that are claimed already.
-    if not claimed:
-        queue.wait(WAIT_SECONDS, left_alone=_lanes.foreign if older_worker else ())
+    if not claimed and not queue.wait(0, left_alone=foreign):
+        if queue.wait(WAIT_SECONDS, left_alone=foreign):
+            _pace.hurry()
         pause = intake_paused(queue.client)
         if pause is not None and pause.pauser is Pauser.OPERATOR:  # it began during the wait
-            return 0
+            return
     again, waiting = queue.peek(LOOK_AHEAD, source=AGAIN), queue.peek(LOOK_AHEAD + len(_lanes.foreign))
     lanes = _lanes.of([*again, *waiting], database.describe_jobs)
     left_alone = _lanes.of_older_worker if older_worker else frozenset()
-    taken = 0
     for source, entries in ((AGAIN, again), (QUEUE, waiting)):
         here = {raw: lanes[raw] for raw in dict.fromkeys(entries) if raw in lanes}
         if source == QUEUE:
             here = {raw: lane for raw, lane in here.items() if raw not in left_alone}
         chosen = next_ids(here, load, room=room, of_one_member=bounds.queued_of_one_member)
-        taken += queue.take(chosen, sources=[source])
+        queue.take(chosen, sources=[source])
         room -= len(chosen)
         load = load.with_queued(here[raw] for raw in chosen)
-    return taken
 
 
 def requests(

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("worker")
 @pytest.fixture(autouse=True)
 def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(sensors, "IDLE_TICK_SECONDS", 0.0)
+    monkeypatch.setattr(sensors, "APART_SECONDS", 0.0)
     monkeypatch.setattr(sensors, "_lanes", Lanes())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -43,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("worker")
 def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensors, "_lanes", fairness.Lanes())
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(sensors, "IDLE_TICK_SECONDS", 0.0)
+    monkeypatch.setattr(sensors, "APART_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -114,10 +113,11 @@ def test_intake_paused_no_run_is_asked_for_and_nothing_is_claimed(
 def test_intake_paused_while_a_tick_waits_nothing_is_claimed(
     instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wait(self: JobQueue, _seconds: float, **_: object) -> bool:
-        pause_intake(self.client, "the store is moved", by="ana")
-        self.push(jobs[0])
-        return True
+    def wait(self: JobQueue, seconds: float, **_: object) -> bool:
+        if seconds:
+            pause_intake(self.client, "the store is moved", by="ana")
+            self.push(jobs[0])
+        return seconds > 0
 
     monkeypatch.setattr(JobQueue, "wait", wait)
     tick(instance)
@@ -224,17 +224,33 @@ def test_ids_that_wait_already_are_not_held_up_by_an_empty_queue(
     assert len(requests(tick(instance))) == 1
 
 
-def test_only_a_tick_that_claims_nothing_lasts_a_while(
+def test_ticks_are_a_second_apart_unless_one_waited_for_its_id(
     instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon starts the next tick as soon as one ends."""
-    monkeypatch.setattr(sensors, "IDLE_TICK_SECONDS", 0.3)
-    started = time.monotonic()
-    sentence(tick(instance))
-    assert time.monotonic() - started >= 0.3
-    monkeypatch.setattr(sensors, "IDLE_TICK_SECONDS", 3600.0)
-    queue.push(jobs[0])
-    assert len(requests(tick(instance))) == 1
+    """The daemon starts a tick as soon as the last one has ended: a backlog or a pause must not keep it busy."""
+    monkeypatch.setattr(sensors, "_pace", sensors._Pace())
+    pauses: list[float] = []
+    monkeypatch.setattr(sensors.time, "sleep", pauses.append)
+    monkeypatch.setattr(sensors, "APART_SECONDS", 3600.0)
+    wait = JobQueue.wait
+
+    def push_meanwhile(self: JobQueue, seconds: float, **more: Collection[bytes]) -> bool:
+        if seconds:
+            self.push(jobs[0])
+        return wait(self, 0, **more)
+
+    def next_pause() -> float:
+        pauses.clear()
+        tick(instance)
+        return pauses[0]
+
+    queue.push(jobs[1])
+    assert next_pause() == 0
+    assert next_pause() > 3000, "the tick before it found an id"
+    launch(instance, requests(tick(instance))[0])
+    monkeypatch.setattr(JobQueue, "wait", push_meanwhile)
+    assert next_pause() > 3000
+    assert next_pause() == 0, "the tick before it waited for its id"
 
 
 def test_new_ids_are_claimed_while_others_wait_for_their_run(
