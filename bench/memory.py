@@ -104,7 +104,7 @@ def _weigh(up: subprocess.Popen[bytes]) -> tuple[dict[str, float], list[float]]:
 
 
 def m2(*, quick: bool) -> Figure:
-    """Few, more and many runs in flight in one process; then many whose pictures are encoded."""
+    """Few, more and many runs in flight in one process; then many with pictures being encoded."""
     counts = (2, 10) if quick else (10, 50, 100)
     with installation(max_runs=max(counts)) as at:
         sizes = {count: _in_flight(at, count) for count in counts}

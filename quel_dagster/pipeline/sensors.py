@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from dagster import (
@@ -49,12 +49,13 @@ _lanes = Lanes()
 class _Pace:
     """Keeps ticks apart. The daemon starts a tick of this sensor as soon as the last one has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._sleep = sleep
         #: monotonic seconds
         self._begun = self._not_before = 0.0
 
     def begin(self) -> None:
-        time.sleep(max(0.0, self._not_before - time.monotonic()))
+        self._sleep(max(0.0, self._not_before - time.monotonic()))
         self._begun = time.monotonic()
         self._not_before = self._begun + APART_SECONDS
 

@@ -75,7 +75,7 @@ class World:
     # --- calls ---------------------------------------------------------------------------------------
 
     def call(self, job: Job, statement: str, *values: Any, worker: int = 0, meets: str | None = None) -> Any:
-        """The answer of a function of ours; `meets` is the lock on whose holder it first has to wait.
+        """Return the answer of a function of this project; `meets` is the lock that it first has to wait for.
 
         Raises:
             AssertionError: while it waited it held a lock that comes later in the order.

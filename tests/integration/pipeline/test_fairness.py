@@ -251,7 +251,7 @@ def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagster
 
 @pytest.fixture
 def two_processes(tmp_path: Path) -> Iterator[DagsterInstance]:
-    """An instance whose run queue is ours, with the places of two worker processes."""
+    """An instance with this project's run queue and the places of two worker processes."""
     (tmp_path / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\n"
         "run_coordinator:\n"

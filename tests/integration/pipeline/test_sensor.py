@@ -228,9 +228,8 @@ def test_ticks_are_a_second_apart_unless_one_waited_for_its_id(
     instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon starts a tick as soon as the last one has ended: a backlog or a pause must not keep it busy."""
-    monkeypatch.setattr(sensors, "_pace", sensors._Pace())
     pauses: list[float] = []
-    monkeypatch.setattr(sensors.time, "sleep", pauses.append)
+    monkeypatch.setattr(sensors, "_pace", sensors._Pace(pauses.append))
     monkeypatch.setattr(sensors, "APART_SECONDS", 3600.0)
     wait = JobQueue.wait
 
