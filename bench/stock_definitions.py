@@ -9,7 +9,7 @@ side have one lease together (`_share_leases` in stock.py).
 
 import os
 
-from dagster import Definitions, InitResourceContext, multiprocess_executor
+from dagster import DagsterRun, Definitions, multiprocess_executor
 
 from quel_dagster.definitions import build_defs
 from quel_dagster.pipeline import sensors
@@ -33,9 +33,9 @@ LATE_IMPORTS = (
 class StepStudio(EngineResource):
     """An engine for one step."""
 
-    def teardown_after_execution(self, context: InitResourceContext) -> None:
+    def end_run(self, run: DagsterRun | None) -> None:
         process = self.process
-        if context.run is not None and (session := process.engine.current(context.run.run_id)) is not None:
+        if run is not None and (session := process.engine.current(run.run_id)) is not None:
             process.post(lambda _engine: session.drain())
             process.run(lambda: process.engine.close_session(session.run_id))
         process.close()
@@ -45,7 +45,7 @@ def stock() -> Definitions:
     """With nothing beside the queue's own sensor, so that no other one is in its way."""
     sensors.WAIT_SECONDS = WAIT_SECONDS
     everything = build_defs(
-        resource_overrides={"engine": StepStudio()},
+        resource_overrides={"engine": StepStudio().definition()},
         executor=multiprocess_executor.configured(
             {
                 "max_concurrent": int(os.environ[STEPS_AT_A_TIME]),

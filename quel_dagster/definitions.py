@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dagster import Definitions, ExecutorDefinition
+from dagster import Definitions, ExecutorDefinition, IOManagerDefinition
 
 from quel_dagster.pipeline.alerts import failure_alerts
 from quel_dagster.pipeline.assets import image_job, results
@@ -45,8 +45,8 @@ def build_defs(
     resources: dict[str, Any] = {
         "database": DatabaseResource(),
         "queue": QueueResource(),
-        "engine": engine,
-        "io_manager": JsonIOManager(engine=engine),
+        "engine": engine.definition(),
+        "io_manager": IOManagerDefinition(lambda _: JsonIOManager(engine), description="Values between ops, as JSON."),
     }
     return Definitions(
         assets=[observe_tables, results, daily_summary],

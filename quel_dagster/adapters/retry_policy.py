@@ -1,6 +1,7 @@
 """How often, how long and with which pauses a call to an outside system is tried: one policy, and its figures.
 
-Responsibilities: attempts, time limits, pauses with jitter, log lines. tenacity runs the attempts.
+Responsibilities: attempts, time limits, pauses with jitter, log lines. tenacity runs the attempts, once the first has
+failed: for a small statement it would cost more than the statement.
 Not here: which errors are retried, because each adapter knows those of its system; outages that all calls wait out
 together (`storage/outages`, `gemini_outage`).
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -67,26 +69,49 @@ class RetryPolicy:
             report: called before each pause.
         """
 
+        began = time.monotonic()
+        try:
+            return await attempt()
+        except Exception as error:  # noqa: BLE001  raised again by the next attempt; a cancellation is none
+            failed = [error]
+
         async def again(error: BaseException) -> bool:
-            answer = isinstance(error, Exception) and retry(error)  # a cancellation is none
+            answer = isinstance(error, Exception) and retry(error)
             return answer if isinstance(answer, bool) else await answer
 
-        async def awaited() -> T:  # tenacity awaits only what it sees to be a coroutine function
+        async def next_attempt() -> T:
+            if failed:
+                raise failed.pop()
             return await attempt()
 
-        return await AsyncRetrying(**self._limits(report), retry=tenacity_async.retry_if_exception(again))(awaited)
+        limits = self._limits(report, began)
+        return await AsyncRetrying(**limits, retry=tenacity_async.retry_if_exception(again))(next_attempt)
 
     def call_blocking(self, attempt: Callable[[], T], *, retry: Callable[[BaseException], bool], report: Report) -> T:
         """As `call`, from a thread without an event loop."""
-        again = retry_if(lambda error: isinstance(error, Exception) and retry(error))
-        return Retrying(**self._limits(report), retry=again)(attempt)
+        began = time.monotonic()
+        try:
+            return attempt()
+        except Exception as error:  # noqa: BLE001  raised again by the next attempt
+            failed = [error]
 
-    def _limits(self, report: Report) -> dict[str, Any]:
+        def next_attempt() -> T:
+            if failed:
+                raise failed.pop()
+            return attempt()
+
+        again = retry_if(lambda error: isinstance(error, Exception) and retry(error))
+        return Retrying(**self._limits(report, began), retry=again)(next_attempt)
+
+    def _limits(self, report: Report, began: float) -> dict[str, Any]:
+        # tenacity's clock begins now, after the first attempt
+        seconds = max(0.0, self.retry_seconds - (time.monotonic() - began))
+
         def pause(state: RetryCallState) -> float:
             return self.pause(state.attempt_number, asked=getattr(_error_of(state), "retry_after", None))
 
         return {
-            "stop": stop_after_attempt(self.attempts) | stop_after_delay(self.retry_seconds),  # type: ignore[arg-type]
+            "stop": stop_after_attempt(self.attempts) | stop_after_delay(seconds),  # type: ignore[arg-type]
             "wait": pause,
             "before_sleep": lambda state: report(state.attempt_number, _error_of(state), state.upcoming_sleep),
             "reraise": True,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dagster import ConfigurableIOManager, InputContext, OutputContext
-from pydantic import PrivateAttr, TypeAdapter
+from dagster import InputContext, IOManager, OutputContext
+from pydantic import TypeAdapter
 
 from quel_dagster.engine.outcomes import Planned, UnitTask
 from quel_dagster.errors import QuelError
@@ -18,11 +18,12 @@ from quel_dagster.pipeline.resources import EngineResource
 from quel_dagster.platform.event_writer import before_events
 
 
-class JsonIOManager(ConfigurableIOManager):
-    """Writes every value once, in parallel with the work; serves values of this process from memory."""
+class JsonIOManager(IOManager):
+    """Writes every value of a run once, in parallel with the work; serves values of this process from memory."""
 
-    engine: EngineResource
-    _written: dict[tuple[str, str, str, str], Any] = PrivateAttr(default_factory=dict)
+    def __init__(self, engine: EngineResource) -> None:
+        self._engine = engine
+        self._written: dict[tuple[str, str, str, str], Any] = {}
 
     def handle_output(self, context: OutputContext, obj: Any) -> None:
         if obj is None:  # an asset; its value is in the web app's tables
@@ -34,7 +35,7 @@ class JsonIOManager(ConfigurableIOManager):
         value = TypeAdapter(type(obj)).dump_python(obj, mode="json")
         self._written[place] = obj
         run_id, step_key, output, mapping_key = place
-        process = self.engine.process
+        process = self._engine.process
         before_events(
             run_id,
             process.start(
@@ -57,7 +58,7 @@ class JsonIOManager(ConfigurableIOManager):
         return TypeAdapter(kind).validate_python(self._stored(*place))
 
     def _stored(self, run_id: str, step_key: str, output: str, mapping_key: str) -> Any:
-        process = self.engine.process
+        process = self._engine.process
         return process.run(
             lambda: process.engine.dependencies.database.work.read_op_output(
                 run_id=run_id, step_key=step_key, output=output, mapping_key=mapping_key

@@ -1,6 +1,9 @@
 """The resources: the engine that makes pictures, the queue of job ids, the database.
 
 Responsibilities: what ops and sensors request from Dagster. Not here: any logic.
+
+They are plain objects, since they have no config: Dagster makes a configurable resource and its schema anew in every
+run.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ from typing import TypeVar
 from uuid import UUID
 
 from dagster import (
-    ConfigurableResource,
     DagsterInstance,
     DagsterRun,
     Failure,
     InitResourceContext,
     OpExecutionContext,
+    ResourceDefinition,
     RunsFilter,
+    resource,
 )
 
 from quel_dagster.adapters.database.process import DatabaseProcess
@@ -32,7 +36,7 @@ from quel_dagster.engine.timeline import LogLine
 from quel_dagster.errors import QuelError
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.platform.failures import PlainFailureError
-from quel_dagster.platform.internals import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
+from quel_dagster.platform.internals import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, TreatAsResourceParam
 from quel_dagster.platform.runs import is_by_hand
 from quel_dagster.platform.stops import stops
 from quel_dagster.settings import Settings
@@ -60,8 +64,20 @@ def permanent_failure(context: OpExecutionContext, reason: str) -> Failure:
     return PlainFailureError(reason)
 
 
-class EngineResource(ConfigurableResource[None]):
+class EngineResource(TreatAsResourceParam):
     """Makes pictures. Override `open_engine` to use other adapters."""
+
+    def definition(self) -> ResourceDefinition:
+        """Return the resource of a run, whose end closes the run's session in this process."""
+
+        @resource(description="Makes pictures: the engine of this process.")
+        def engine(context: InitResourceContext) -> Iterator[EngineResource]:
+            try:
+                yield self
+            finally:
+                self.end_run(context.run)
+
+        return engine
 
     def open_engine(self) -> Engine:
         """Open the engine of this process; the environment selects its adapters."""
@@ -121,14 +137,14 @@ class EngineResource(ConfigurableResource[None]):
         process.run(lambda: process.engine.close_session(run_id))
         queue.push_again(job_id)
 
-    def teardown_after_execution(self, context: InitResourceContext) -> None:
+    def end_run(self, run: DagsterRun | None) -> None:
         """Close the run's session in this process: end its job, release its lease."""
-        run_id, process = context.run.run_id if context.run else None, self.process
-        if run_id is not None and process.engine.current(run_id) is not None:
-            process.run(lambda: process.engine.close_session(run_id))
+        process = EngineProcess.opened()
+        if run is not None and process is not None and process.engine.current(run.run_id) is not None:
+            process.run(lambda: process.engine.close_session(run.run_id))
 
 
-class QueueResource(ConfigurableResource[None]):
+class QueueResource(TreatAsResourceParam):
     """The queue of job ids in Redis."""
 
     def open(self) -> JobQueue:
@@ -136,7 +152,7 @@ class QueueResource(ConfigurableResource[None]):
         return JobQueue(Settings.of_process().required_redis_url())
 
 
-class DatabaseResource(ConfigurableResource[None]):
+class DatabaseResource(TreatAsResourceParam):
     """The web app's tables and the schema quel_dagster, for callers without an event loop. Needs only DATABASE_URL."""
 
     def run(self, work: Callable[[Database], Awaitable[T]]) -> T:

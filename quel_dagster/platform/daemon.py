@@ -76,6 +76,9 @@ SENSOR_LOOP_SECONDS = 0.2
 NO_INTERVAL = 1
 #: seconds between two checks whether a run has ended, while others wait for its slot
 SLOT_POLL_SECONDS = 0.2
+#: seconds between the starts of two iterations of the run queue. A run that was submitted to a quiet queue starts at
+#: once, and those of a burst a few at a time: each iteration reads the queue and the launched runs
+QUEUE_SECONDS = 0.1
 #: seconds between two searches for dead runs to retry
 RETRY_POLL_SECONDS = 1.0
 #: retries made at a time: as many as this process may have connections to Dagster's storage
@@ -243,6 +246,8 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
         super().__init__(**options)
         self._start_order = StartOrder()
         self._in_progress: dict[str, RunRecord] = {}
+        #: start of the last iteration (monotonic seconds)
+        self._begun = 0.0
 
     @override
     def core_loop(
@@ -250,6 +255,7 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
     ) -> DaemonIterator:
         instance = workspace_process_context.instance
         while True:
+            self._begun = time.monotonic()
             run_submitted.clear()
             yield SpanMarker.START_SPAN
             try:
@@ -324,6 +330,7 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
         active = _count(instance, *ACTIVE_RUN_STATUSES) if waiting else 0
         while (left := until - time.monotonic()) > 0 and not shutdown_event.is_set():
             if run_submitted.wait(min(left, SLOT_POLL_SECONDS)):
+                shutdown_event.wait(max(0.0, self._begun + QUEUE_SECONDS - time.monotonic()))
                 return
             if waiting and _count(instance, *ACTIVE_RUN_STATUSES) < active:
                 return

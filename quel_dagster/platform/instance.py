@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from dagster import DagsterInstance
 from typing_extensions import override
 
-from quel_dagster.platform.internals import InstanceRef
+from quel_dagster.platform.internals import DagsterEventBatchMetadata, EventLogEntry, InstanceRef
+
+#: Events that are written together when Dagster announces them as a batch, as those of a run's planned assets.
+MOST_IN_A_BATCH = 1000
 
 
 class QuelInstance(DagsterInstance):
@@ -34,3 +38,21 @@ class QuelInstance(DagsterInstance):
         dagster.yaml configures no handlers.
         """
         return []
+
+    @override
+    def _get_event_batch_size(self) -> int:
+        return MOST_IN_A_BATCH
+
+    @override
+    def handle_new_event(
+        self, event: EventLogEntry, *, batch_metadata: DagsterEventBatchMetadata | None = None
+    ) -> None:
+        """Store an event. Dagster would read the run again after each of its states, which only a failure needs."""
+        dagster_event = event.dagster_event
+        if dagster_event is None or not dagster_event.is_job_event or dagster_event.is_run_failure or batch_metadata:
+            super().handle_new_event(event, batch_metadata=batch_metadata)
+            return
+        self.event_log_storage.store_event(event)
+        self.run_storage.handle_run_event(event.run_id, dagster_event, datetime.fromtimestamp(event.timestamp, UTC))
+        for notify in self._subscribers_impl[event.run_id]:
+            notify(event)

@@ -26,11 +26,13 @@ from quel_dagster.errors import SettingsError
 
 if TYPE_CHECKING:
     from dagster._core.definitions.job_base import InMemoryJob as InMemoryJob
+    from dagster._core.definitions.resource_annotation import TreatAsResourceParam as TreatAsResourceParam
     from dagster._core.errors import DagsterExecutionInterruptedError as DagsterExecutionInterruptedError
     from dagster._core.errors import DagsterHomeNotSetError as DagsterHomeNotSetError
     from dagster._core.errors import DagsterUserCodeProcessError as DagsterUserCodeProcessError
     from dagster._core.events import ASSET_CHECK_EVENTS as ASSET_CHECK_EVENTS
     from dagster._core.events import ASSET_EVENTS as ASSET_EVENTS
+    from dagster._core.events import DagsterEventBatchMetadata as DagsterEventBatchMetadata
     from dagster._core.events import EngineEventData as EngineEventData
     from dagster._core.events import RunFailureReason as RunFailureReason
     from dagster._core.events.log import EventLogEntry as EventLogEntry
@@ -65,7 +67,11 @@ if TYPE_CHECKING:
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES as NOT_FINISHED_STATUSES
     from dagster._core.storage.dagster_run import DagsterRun as DagsterRun
     from dagster._core.storage.dagster_run import RunRecord as RunRecord
+    from dagster._core.storage.event_log.base import AssetEntry as AssetEntry
+    from dagster._core.storage.event_log.base import AssetRecord as AssetRecord
+    from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS as ASSET_KEY_INDEX_COLS
     from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as AssetCheckExecutionsTable
+    from dagster._core.storage.event_log.schema import AssetKeyTable as AssetKeyTable
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as SqlEventLogStorageTable
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage as SqlEventLogStorage
     from dagster._core.storage.sqlite_storage import DagsterSqliteStorage as DagsterSqliteStorage
@@ -78,6 +84,7 @@ if TYPE_CHECKING:
     from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG as RUN_FAILURE_REASON_TAG
     from dagster._core.storage.tags import RUN_KEY_TAG as RUN_KEY_TAG
     from dagster._core.storage.tags import WILL_RETRY_TAG as WILL_RETRY_TAG
+    from dagster._core.system_config.objects import ResolvedRunConfig as ResolvedRunConfig
     from dagster._core.workspace.context import IWorkspaceProcessContext as IWorkspaceProcessContext
     from dagster._daemon.auto_run_reexecution.auto_run_reexecution import (
         filter_runs_to_should_retry as filter_runs_to_should_retry,
@@ -130,6 +137,7 @@ _CONTROLLER = "dagster._daemon.controller"
 _QUEUE_DAEMON = "dagster._daemon.run_coordinator.queued_run_coordinator_daemon:QueuedRunCoordinatorDaemon"
 _RETRY_DAEMON = "dagster._daemon.auto_run_reexecution.event_log_consumer:EventLogConsumerDaemon"
 _EVENT_LOG = "dagster_postgres.event_log:PostgresEventLogStorage"
+_INSTANCE = "dagster._core.instance.methods.event_methods:EventMethods"
 _LAUNCHER = "dagster._core.launcher:RunLauncher"
 _COORDINATOR = "dagster._core.run_coordinator:QueuedRunCoordinator"
 _RUNS = "dagster_postgres.run_storage:PostgresRunStorage"
@@ -144,6 +152,8 @@ SCHEMA_QUESTIONS_OF_RUNS = (
     "has_bulk_action_job_name_column",
     "has_backfill_tags_table",
     "has_built_index",
+    "has_job_snapshot",
+    "has_execution_plan_snapshot",
 )
 SCHEMA_QUESTIONS_OF_TICKS = (
     "has_instigators_table",
@@ -229,12 +239,15 @@ GROUPS = (
         names={
             "dagster._core.definitions.job_base": ["InMemoryJob"],
             "dagster._core.execution.api": ["execute_run_iterator"],
+            "dagster._core.events": ["DagsterEventBatchMetadata"],
             "dagster._core.instance": ["InstanceRef"],
             "dagster._core.storage.tags": ["MAX_RETRIES_TAG"],
+            "dagster._core.system_config.objects": ["ResolvedRunConfig"],
             "dagster._utils.error": ["serializable_error_info_from_exc_info"],
         },
         attributes={
             "dagster._core.execution.api:execute_run_iterator": ["job", "dagster_run", "instance"],
+            "dagster._core.system_config.objects:ResolvedRunConfig.build": ["job_def", "run_config"],
             "dagster._core.definitions.job_base:InMemoryJob.get_subset": [
                 "self",
                 "op_selection",
@@ -242,7 +255,10 @@ GROUPS = (
                 "asset_check_selection",
             ],
             "dagster._core.definitions.job_base:InMemoryJob.get_repository_definition": ["self"],
-            "dagster._core.instance.methods.event_methods:EventMethods.get_yaml_python_handlers": ["self"],
+            f"{_INSTANCE}.get_yaml_python_handlers": ["self"],
+            f"{_INSTANCE}._get_event_batch_size": ["self"],
+            f"{_INSTANCE}.handle_new_event": ["self", "event", "batch_metadata"],
+            f"{_INSTANCE}._subscribers_impl": None,
         },
     ),
     Group(
@@ -310,13 +326,19 @@ GROUPS = (
         },
     ),
     Group(
-        use="events written in batches (platform/event_writer.py)",
+        use="events written in batches, versions of inputs (platform/event_log.py, platform/input_versions.py)",
         instead="Dagster's store_event_batch, once the event log flushes by itself",
         when_gone="refuse",
         effect="the events of runs cannot be written",
         names={
             "dagster._core.events": ["ASSET_CHECK_EVENTS", "ASSET_EVENTS"],
-            "dagster._core.storage.event_log.schema": ["SqlEventLogStorageTable", "AssetCheckExecutionsTable"],
+            "dagster._core.storage.event_log.base": ["AssetEntry", "AssetRecord"],
+            "dagster._core.storage.event_log.migration": ["ASSET_KEY_INDEX_COLS"],
+            "dagster._core.storage.event_log.schema": [
+                "AssetCheckExecutionsTable",
+                "AssetKeyTable",
+                "SqlEventLogStorageTable",
+            ],
             "dagster_postgres.event_log": ["PostgresEventLogStorage"],
             "dagster_postgres.utils": ["create_pg_connection"],
         },
@@ -326,8 +348,13 @@ GROUPS = (
             f"{_EVENT_LOG}.store_event": ["self", "event"],
             f"{_EVENT_LOG}.store_event_batch": ["self", "events"],
             f"{_EVENT_LOG}.dispose": ["self"],
-            "dagster._core.storage.event_log.sql_event_log:SqlEventLogStorage._event_to_row": ["self", "event"],
-            "dagster._core.storage.event_log.sql_event_log:SqlEventLogStorage.prepare_insert_event": ["self", "event"],
+            f"{_EVENT_LOG}._event_to_row": ["self", "event"],
+            f"{_EVENT_LOG}._get_asset_entry_values": ["self", "event", "event_id", "has_asset_key_index_cols"],
+            f"{_EVENT_LOG}._store_asset_event_tags": ["self", "conn", "events", "event_ids"],
+            f"{_EVENT_LOG}.store_asset_check_event": ["self", "event", "event_id"],
+            f"{_EVENT_LOG}.has_secondary_index": ["self", "name"],
+            f"{_EVENT_LOG}.get_asset_records": ["self", "asset_keys"],
+            f"{_EVENT_LOG}.fetch_observations": ["self", "records_filter", "limit", "cursor", "ascending"],
         },
     ),
     Group(
@@ -423,6 +450,13 @@ GROUPS = (
         when_gone="degrade",
         effect="a run of a worker that died before it began is failed by its start timeout alone",
         attributes={f"{_CONTROLLER}:MonitoringDaemon": None},
+    ),
+    Group(
+        use="resources that are plain objects, by the type of a parameter (pipeline/resources.py)",
+        instead="ResourceParam around the type of every such parameter",
+        when_gone="refuse",
+        effect="the definitions cannot be loaded",
+        names={"dagster._core.definitions.resource_annotation": ["TreatAsResourceParam"]},
     ),
     Group(
         use="tags and states of runs, for finding and ordering them",

@@ -8,12 +8,12 @@ that equals a name must not break what Dagster looks up by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
-from quel_dagster.platform.event_writer import GatheredEvents, Row, about_assets
+from quel_dagster.platform.event_log import NewEvent
+from quel_dagster.platform.input_versions import InputVersions
 from quel_dagster.platform.internals import (
     ConfigurableClassData,
     DaemonHeartbeat,
@@ -59,23 +59,14 @@ def _walk(value: Any, *, is_text: bool) -> Any:
     return redact(value) if is_text and isinstance(value, str) else value
 
 
-class RedactedEvents(GatheredEvents):
+class RedactedEvents(InputVersions):
     """Redacts the events of runs."""
 
     @override
-    def store_event(self, event: EventLogEntry) -> None:
-        # Dagster writes asset events into more tables; of the others it writes only the row below
-        super().store_event(redacted(event) if about_assets(event) else event)
-
-    @override
-    def _event_to_row(self, event: EventLogEntry) -> Row:
-        """Return the row of an event; the text is written once, unless it holds a secret."""
-        row = super()._event_to_row(event)
-        return row if redact(row["event"]) == row["event"] else super()._event_to_row(redacted(event))
-
-    @override
-    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        super().store_event_batch([redacted(event) for event in events])
+    def _new_event(self, event: EventLogEntry) -> NewEvent:
+        """Return the event with its row; it is serialized once, unless it holds a secret."""
+        new = super()._new_event(event)
+        return new if redact(new.row["event"]) == new.row["event"] else super()._new_event(redacted(event))
 
 
 class RedactedTicks(PostgresScheduleStorage):

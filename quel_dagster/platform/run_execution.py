@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -18,6 +19,7 @@ from quel_dagster.platform.internals import (
     MAX_RETRIES_TAG,
     EngineEventData,
     InMemoryJob,
+    ResolvedRunConfig,
     execute_run_iterator,
     serializable_error_info_from_exc_info,
 )
@@ -26,6 +28,21 @@ from quel_dagster.platform.internals import (
 KEPT_SUBSETS = 32
 
 _log = logging.getLogger(__name__)
+
+
+def resolve_config_once() -> None:
+    """From now on, resolve the config of a run once; Dagster does it for the plan, and for each of two contexts."""
+    resolve = ResolvedRunConfig.build
+    kept = threading.local()
+
+    def build(job_def: JobDefinition, run_config: Mapping[str, object] | None = None) -> ResolvedRunConfig:
+        last = getattr(kept, "last", None)
+        if last is None or last[0] is not job_def or last[1] != run_config:
+            last = kept.last = job_def, run_config, resolve(job_def, run_config)
+        resolved: ResolvedRunConfig = last[2]
+        return resolved
+
+    ResolvedRunConfig.build = staticmethod(build)  # type: ignore[method-assign]
 
 
 class LoadedJob(InMemoryJob):

@@ -27,7 +27,7 @@ from quel_dagster.engine.process import EngineProcess
 from quel_dagster.platform.broker import QUEUE, TASK, celery_app
 from quel_dagster.platform.event_writer import gather_events
 from quel_dagster.platform.outages import retry_long
-from quel_dagster.platform.run_execution import RunExecution
+from quel_dagster.platform.run_execution import RunExecution, resolve_config_once
 from quel_dagster.platform.stops import stops
 from quel_dagster.platform.workers import WorkerBoard
 from quel_dagster.settings import Settings
@@ -67,6 +67,7 @@ class WorkerProcess:
         self._psutil = psutil.Process()
         gather_events()
         retry_long()
+        resolve_config_once()
         self._instance = DagsterInstance.get()
         self._instance.get_runs(limit=1)
         self._execution = RunExecution(definitions)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, in_process_executor
+from dagster import AssetKey, build_resources, in_process_executor
 
 from quel_dagster.definitions import build_defs, defs
 from quel_dagster.engine.engine import Engine
@@ -74,11 +74,12 @@ def test_every_resource_and_the_executor_can_be_replaced() -> None:
         pass
 
     other = build_defs(
-        resource_overrides={"engine": OtherStudio(), "queue": OtherQueue()}, executor=in_process_executor
+        resource_overrides={"engine": OtherStudio().definition(), "queue": OtherQueue()}, executor=in_process_executor
     )
     assert other.executor is in_process_executor
     assert other.resources is not None
-    assert isinstance(other.resources["engine"], OtherStudio)
+    with build_resources({"engine": other.resources["engine"]}) as opened:
+        assert isinstance(opened.engine, OtherStudio)
     assert isinstance(other.resources["queue"], OtherQueue)
     assert set(other.resources) == {"database", "engine", "queue", "io_manager"}
     assert other.resolve_job_def("image_job").name == "image_job"

@@ -10,7 +10,7 @@ from dagster import DagsterEventType, DagsterInstance, job, op
 from dagster._core.instance import InstanceRef
 
 from quel_dagster.errors import QuelError
-from quel_dagster.platform import event_writer
+from quel_dagster.platform import event_log, event_writer
 from quel_dagster.services.endpoints import Endpoints
 
 
@@ -56,14 +56,14 @@ def log_of_a_run(instance: DagsterInstance) -> list[tuple[str | None, str | None
 def test_the_same_events_in_the_same_order(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = log_of_a_run(instance)
     written: list[int] = []
-    write = event_writer.GatheredEvents._write_rows
+    write = event_log.GatheredEvents._write_gathered
 
-    def counting(self: event_writer.GatheredEvents, rows: list[event_writer.Row]) -> None:
+    def counting(self: event_log.GatheredEvents, rows: list[event_log.NewEvent]) -> None:
         written.append(len(rows))
         write(self, rows)
 
     monkeypatch.setattr(event_writer, "_gathering", True)
-    monkeypatch.setattr(event_writer.GatheredEvents, "_write_rows", counting)
+    monkeypatch.setattr(event_log.GatheredEvents, "_write_gathered", counting)
     assert log_of_a_run(instance) == at_once
     assert sum(written) > 40 > 2 * len(written), "most of them, and a few at a time"
     assert at_once[-1][1] == DagsterEventType.RUN_SUCCESS.value
@@ -85,14 +85,14 @@ class Value(Future[None]):
 def gathering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Values are written before the events that report them."""
     order: list[str] = []
-    execute = event_writer.SqlEventLogStorageTable.insert
+    execute = event_log.SqlEventLogStorageTable.insert
 
     def insert(*arguments: object) -> object:
         order.append("events")
         return execute(*arguments)
 
     monkeypatch.setattr(event_writer, "_gathering", True)
-    monkeypatch.setattr(event_writer.SqlEventLogStorageTable, "insert", insert)
+    monkeypatch.setattr(event_log.SqlEventLogStorageTable, "insert", insert)
     return order
 
 

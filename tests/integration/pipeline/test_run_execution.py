@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, JobDefinition, job, op
 from dagster._cli.api import recon_job_from_origin
 from dagster._core.code_pointer import CustomPointer, ModuleCodePointer
 from dagster._core.errors import DagsterInvariantViolationError
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
-from quel_dagster.platform.run_execution import RunExecution
+from quel_dagster.platform.internals import ResolvedRunConfig
+from quel_dagster.platform.run_execution import RunExecution, resolve_config_once
 
 TOYS = """
 import dagster
@@ -83,3 +85,28 @@ def test_a_job_that_the_worker_has_not_is_refused_by_name_and_not_retried(
     messages = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
     assert "'foreign' is not one of this worker's jobs (toy)." in messages
     assert not trace.exists()
+
+
+def test_config_of_a_run_is_resolved_once_and_never_used_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    @op(config_schema=str)
+    def say() -> None: ...
+
+    @job
+    def speak() -> None:
+        say()
+
+    resolved: list[str] = []
+    resolve = ResolvedRunConfig.build
+
+    def counted(job_def: JobDefinition, run_config: dict[str, Any]) -> ResolvedRunConfig:
+        resolved.append(run_config["ops"]["say"]["config"])
+        return resolve(job_def, run_config)
+
+    monkeypatch.setattr(ResolvedRunConfig, "build", staticmethod(counted))
+    resolve_config_once()
+    for word in ("a", "a", "b", "b", "a"):
+        config = ResolvedRunConfig.build(speak, {"ops": {"say": {"config": word}}})
+        assert config.ops["say"].config == word
+    assert resolved == ["a", "b", "a"]
+    ResolvedRunConfig.build(speak.with_top_level_resources({}), {"ops": {"say": {"config": "a"}}})
+    assert resolved == ["a", "b", "a", "a"], "of another job"

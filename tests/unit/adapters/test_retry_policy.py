@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
 
@@ -153,3 +154,19 @@ def test_long_outage_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture)
     assert [record.message for record in caplog.records] == [
         "PostgreSQL is unreachable (BrokenError); the call is retried"
     ] * 2
+
+
+def test_time_limit_counts_the_first_attempt() -> None:
+    """An attempt that took as long as all may take is not followed by another one."""
+    policy = RetryPolicy(first_pause=0.001, longest_pause=0.002, retry_seconds=0.05)
+    made = 0
+
+    def slow() -> str:
+        nonlocal made
+        made += 1
+        time.sleep(0.06)
+        raise BrokenError
+
+    with pytest.raises(BrokenError):
+        policy.call_blocking(slow, retry=always, report=lambda *_: None)
+    assert made == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster import build_resources
 from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads
 
@@ -40,4 +41,5 @@ def test_celery_accepts_only_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_values_between_ops_are_json() -> None:
     """Dagster's own default would pickle them into files."""
-    assert isinstance((definitions.defs.resources or {})["io_manager"], JsonIOManager)
+    with build_resources({"io_manager": (definitions.defs.resources or {})["io_manager"]}) as opened:
+        assert isinstance(opened.io_manager, JsonIOManager)

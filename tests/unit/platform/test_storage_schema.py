@@ -11,7 +11,7 @@ from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 
 from quel_dagster.platform import internals
-from quel_dagster.platform.storage_schema import until_yes
+from quel_dagster.platform.storage_schema import KEPT_PLANS, kept, until_yes
 
 
 class Schema:
@@ -47,4 +47,32 @@ def test_answers_are_cached_per_subject_and_argument() -> None:
 def test_dagster_still_asks_these_and_tells_them_apart_by_words(kind: type, names: tuple[str, ...]) -> None:
     for name in names:
         parameters = set(inspect.signature(getattr(kind, name)).parameters)
-        assert parameters <= {"self", "conn", "migration_name", "column_name", "table_name"}, name
+        assert parameters <= {
+            "self",
+            "conn",
+            "migration_name",
+            "column_name",
+            "table_name",
+            "job_snapshot_id",
+            "execution_plan_snapshot_id",
+        }, name
+
+
+def test_a_plan_is_read_once_and_a_missing_one_is_looked_for_again() -> None:
+    answers: list[str | None] = [None, "the plan"]
+    read = kept(lambda _snapshot_id: answers.pop(0))
+    assert [read("a"), read("a"), read("a")] == [None, "the plan", "the plan"]
+
+
+def test_a_bounded_number_of_plans_is_kept() -> None:
+    asked: list[str] = []
+
+    def look_up(snapshot_id: str) -> str:
+        asked.append(snapshot_id)
+        return snapshot_id
+
+    read = kept(look_up)
+    for number in range(KEPT_PLANS + 1):
+        assert read(str(number)) == str(number)
+    assert read("0") == "0"
+    assert asked[-1] == "0", "the first ones were forgotten"

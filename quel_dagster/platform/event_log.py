@@ -1,0 +1,172 @@
+"""Dagster's event log: the events of a worker in batches, and those of assets with few statements.
+
+Dagster writes every event at once, and the caller waits for PostgreSQL. In a worker, events are collected briefly and
+written by a thread in one statement. Only the end of a run, on which others act, is not delayed. Everything before it
+is written first, in order, and also before anything is read. The start of a run is recorded on the run itself.
+
+An event of an asset also changes Dagster's tables of assets. The row of an asset is the same for all runs: a batch
+changes it once, in the order of the keys, so that two processes cannot wait for each other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import AssetKey, DagsterEventType
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql
+from typing_extensions import override
+
+from quel_dagster.platform.event_writer import EventWriter, await_values, gathering
+from quel_dagster.platform.internals import (
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    ASSET_KEY_INDEX_COLS,
+    AssetKeyTable,
+    EventLogEntry,
+    PostgresEventLogStorage,
+    SqlEventLogStorageTable,
+    create_pg_connection,
+)
+from quel_dagster.platform.storage_connections import without_a_turn
+
+#: Events that are not stored: a run page lists them between those that matter, and nothing reads them. The end of a
+#: step's work on an output is its STEP_OUTPUT. They would be a quarter of the rows of a run.
+OMITTED = frozenset({DagsterEventType.STEP_INPUT, DagsterEventType.LOADED_INPUT, DagsterEventType.HANDLED_OUTPUT})
+
+
+@dataclass
+class NewEvent:
+    """An event on its way into the log."""
+
+    row: dict[str, Any]
+    entry: EventLogEntry
+    #: set when it is written, if it belongs to an asset
+    storage_id: int | None = None
+
+    @property
+    def asset_key(self) -> AssetKey | None:
+        """The asset whose row it changes."""
+        event = self.entry.dagster_event
+        return event.asset_key if event is not None and event.event_type in ASSET_EVENTS else None
+
+    @property
+    def is_check(self) -> bool:
+        return self.entry.dagster_event_type in ASSET_CHECK_EVENTS
+
+
+class GatheredEvents(PostgresEventLogStorage):
+    """The event log; see the module."""
+
+    def __init__(self, postgres_url: str, *arguments: Any, **more: Any) -> None:
+        self._writer: EventWriter[NewEvent] | None = None
+        self._writer_lock = threading.Lock()
+        super().__init__(postgres_url, *arguments, **more)
+
+    @override
+    def store_event(self, event: EventLogEntry) -> None:
+        if event.dagster_event_type in OMITTED:
+            return
+        if gathering() and not _ends_run(event):
+            self._gather(self._new_event(event))
+        else:
+            self.store_event_batch([event])
+
+    @override
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        # Dagster would also notify listeners, for compatibility with its older versions
+        for run_id in dict.fromkeys(event.run_id for event in events):
+            self._settle(run_id)
+        self._write([self._new_event(event) for event in events])
+
+    @override
+    def dispose(self) -> None:
+        with self._writer_lock:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+        super().dispose()
+
+    def _new_event(self, event: EventLogEntry) -> NewEvent:
+        return NewEvent(self._event_to_row(event), event)
+
+    def _gather(self, new: NewEvent) -> None:
+        self._open_writer().add(new.entry.run_id, new)
+
+    def _connect(self) -> AbstractContextManager[Connection]:
+        """Return a connection for a read or write of Dagster, which must see all events before it."""
+        if self._writer is not None:
+            self._writer.flush()
+        return super()._connect()
+
+    def _settle(self, run_id: str) -> None:
+        """Wait until all events and outputs of this run are written. Raises the error if that failed."""
+        if self._writer is not None:
+            self._writer.flush(run_id)
+        await_values(run_id)
+
+    def _open_writer(self) -> EventWriter[NewEvent]:
+        with self._writer_lock:
+            if self._writer is None:
+                self._writer = EventWriter(self._write_gathered)
+            return self._writer
+
+    def _write_gathered(self, news: Sequence[NewEvent]) -> None:
+        with without_a_turn():
+            self._write(news)
+
+    def _write(self, news: Sequence[NewEvent]) -> None:
+        """Write all of them. A repetition after an error goes on with the tables of assets, if it came so far."""
+        with create_pg_connection(self._engine) as connection:
+            insert, rows = SqlEventLogStorageTable.insert(), [new.row for new in news]
+            if not any(new.asset_key or new.is_check for new in news):
+                connection.execute(insert, rows)
+                return
+            if any(new.storage_id is None for new in news):
+                written = insert.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
+                for new, storage_id in zip(news, connection.execute(written, rows).scalars(), strict=True):
+                    new.storage_id = storage_id
+            self._write_assets(connection, [new for new in news if new.asset_key])
+        for new in news:
+            if new.is_check:
+                self.store_asset_check_event(new.entry, new.storage_id)
+
+    def _write_assets(self, connection: Connection, news: Sequence[NewEvent]) -> None:
+        """Change the rows of these events' assets, and index the tags of the events."""
+        newest = {(new.asset_key, new.entry.dagster_event_type): new for new in news}
+        columns: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        has_time = self.has_secondary_index(ASSET_KEY_INDEX_COLS)
+        for (key, _), new in newest.items():
+            columns[key.to_string()] |= self._get_asset_entry_values(new.entry, new.storage_id, has_time)  # type: ignore[union-attr, arg-type]
+        alike: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        for key_text, values in sorted(columns.items()):
+            alike[tuple(values)].append({"asset_key": key_text, **values})
+        for names, rows in alike.items():
+            insert, row = postgresql.insert(AssetKeyTable), [AssetKeyTable.c.asset_key]
+            changed = {name: insert.excluded[name] for name in names}
+            upsert = (
+                insert.on_conflict_do_update(index_elements=row, set_=changed)
+                if names
+                else insert.on_conflict_do_nothing(index_elements=row)
+            )
+            connection.execute(upsert, rows)
+        self._store_asset_event_tags(
+            connection,
+            [new.entry for new in news],
+            [new.storage_id for new in news],  # type: ignore[misc]
+        )
+
+
+def _ends_run(event: EventLogEntry) -> bool:
+    """Return whether the event is the end of a run, or a step towards it."""
+    dagster_event = event.dagster_event if event.is_dagster_event else None
+    return (
+        dagster_event is not None
+        and dagster_event.is_job_event
+        and dagster_event.event_type is not DagsterEventType.RUN_START
+    )
