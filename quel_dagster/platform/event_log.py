@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetKey, DagsterEventType
+from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterLogManager
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
@@ -38,6 +38,19 @@ from quel_dagster.platform.storage_connections import without_a_turn
 #: Events that are not stored: a run page lists them between those that matter, and nothing reads them. The end of a
 #: step's work on an output is its STEP_OUTPUT. They would be a quarter of the rows of a run.
 OMITTED = frozenset({DagsterEventType.STEP_INPUT, DagsterEventType.LOADED_INPUT, DagsterEventType.HANDLED_OUTPUT})
+
+
+def leave_events_out() -> None:
+    """From now on, do not even build the log entries of events that are not stored."""
+    log = DagsterLogManager.log_dagster_event
+
+    def log_stored(
+        self: DagsterLogManager, level: str | int, msg: str, dagster_event: DagsterEvent, *more: Any, **named: Any
+    ) -> None:
+        if dagster_event.event_type not in OMITTED:
+            log(self, level, msg, dagster_event, *more, **named)
+
+    DagsterLogManager.log_dagster_event = log_stored  # type: ignore[method-assign]
 
 
 @dataclass

@@ -31,6 +31,7 @@ class InputVersions(GatheredEvents):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         #: question → answer, and when it was given (monotonic seconds)
         self._answers: dict[object, tuple[Any, float]] = {}
+        self._asking = threading.Lock()
         #: per thread: asset → the materialization that it stored last
         self._here = threading.local()
         super().__init__(*arguments, **more)
@@ -73,10 +74,11 @@ class InputVersions(GatheredEvents):
         return mine
 
     def _answer(self, question: object, ask: Callable[[], T]) -> T:
-        known = self._answers.get(question)
-        now = time.monotonic()
-        if known is None or now - known[1] >= ANSWER_SECONDS:
-            known = self._answers[question] = ask(), now
+        with self._asking:  # runs that were pushed together ask together: one of them asks for all
+            known = self._answers.get(question)
+            now = time.monotonic()
+            if known is None or now - known[1] >= ANSWER_SECONDS:
+                known = self._answers[question] = ask(), now
         answer: T = known[0]
         return answer
 

@@ -343,6 +343,7 @@ GROUPS = (
             "dagster_postgres.utils": ["create_pg_connection"],
         },
         attributes={
+            "dagster:DagsterLogManager.log_dagster_event": ["self", "level", "msg", "dagster_event"],
             f"{_EVENT_LOG}._engine": None,
             f"{_EVENT_LOG}._connect": ["self"],
             f"{_EVENT_LOG}.store_event": ["self", "event"],
