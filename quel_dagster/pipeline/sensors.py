@@ -33,7 +33,8 @@ from quel_dagster.settings import Settings
 #: pushed between them waits: with 6 s those are 4 % of all ids. A daemon that stops waits for its tick, which must end
 #: within the grace of a service (10 s).
 WAIT_SECONDS = 6.0
-#: Seconds between the starts of two ticks, except after a tick that waited for an id: others may follow it at once.
+#: Seconds between the starts of two ticks, except after one that waited for an id, or that claimed as many as it may:
+#: others may follow at once.
 APART_SECONDS = 1.0
 #: Maximum of runs that one tick requests; more ids stay in Redis. The daemon creates them one after the other within
 #: the tick, which stays well below a second with this number; a burst of 20 ids takes two ticks.
@@ -143,8 +144,11 @@ def claim_next(queue: JobQueue, database: DatabaseResource, load: Load, bounds: 
             here = {raw: lane for raw, lane in here.items() if raw not in left_alone}
         chosen = next_ids(here, load, room=room, of_one_member=bounds.queued_of_one_member)
         queue.take(chosen, sources=[source])
+        claimed += len(chosen)
         room -= len(chosen)
         load = load.with_queued(here[raw] for raw in chosen)
+    if claimed >= RUNS_PER_TICK:
+        _pace.hurry()
 
 
 def requests(

@@ -326,7 +326,7 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
     def _wait(self, instance: DagsterInstance, shutdown_event: threading.Event) -> None:
         """Return after the dequeue interval, or sooner: a run was submitted, or one ended that another waits for."""
         until = time.monotonic() + self.interval_seconds
-        waiting = _count(instance, DagsterRunStatus.QUEUED) > 0
+        waiting = not run_submitted.is_set() and _count(instance, DagsterRunStatus.QUEUED) > 0
         active = _count(instance, *ACTIVE_RUN_STATUSES) if waiting else 0
         while (left := until - time.monotonic()) > 0 and not shutdown_event.is_set():
             if run_submitted.wait(min(left, SLOT_POLL_SECONDS)):

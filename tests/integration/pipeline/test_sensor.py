@@ -252,6 +252,21 @@ def test_ticks_are_a_second_apart_unless_one_waited_for_its_id(
     assert next_pause() == 0, "the tick before it waited for its id"
 
 
+def test_a_tick_that_claimed_all_it_may_is_followed_at_once(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(sensors, "_pace", sensors._Pace(pauses.append))
+    monkeypatch.setattr(sensors, "APART_SECONDS", 3600.0)
+    monkeypatch.setattr(sensors, "RUNS_PER_TICK", 2)
+    queue.push(*jobs[:3])
+    for request in requests(tick(instance)):
+        launch(instance, request)
+    assert len(requests(tick(instance))) == 1
+    tick(instance)
+    assert [pause > 3000 for pause in pauses] == [False, False, True], "it claimed two, then one, then none"
+
+
 def test_new_ids_are_claimed_while_others_wait_for_their_run(
     instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
 ) -> None:
