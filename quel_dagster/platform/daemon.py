@@ -6,8 +6,8 @@ Three of its loops sleep too long, or serve in the wrong order:
 
 - The sensor daemon looks for due sensors every 5 s, regardless of their interval. A tick of the queue sensor blocks
 on Redis, so the first id of a quiet queue is seen at once; but then the rest of those 5 s passes, and a second id
-waits. The pause is a constant of a private module: this lowers it. An interval of less than a second cannot be set:
-here one of a second means none.
+waits. Here it looks every second, and when a tick has ended. The pause is a constant of a private module. An interval
+of less than a second cannot be set: here one of a second means none.
 - The run queue is polled every second or more. Runs are submitted by a thread of this process, so it can be woken;
 and while runs wait for a slot, checking whether a run has ended costs one small query. A run that continues the work
 of another one does not queue behind later ones.
@@ -23,8 +23,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,7 @@ from quel_dagster.platform.internals import (
     ReexecutionStrategy,
     RunFailureReason,
     RunRecord,
+    SensorDaemon,
     SpanMarker,
     check_internals,
     filter_runs_to_should_retry,
@@ -70,8 +71,8 @@ from quel_dagster.platform.runs import job_of, runs_of
 from quel_dagster.platform.tags import OUTCOME_TAG, REFUSED, STEP_FAILURES_TAG
 from quel_dagster.settings import Settings
 
-#: seconds between the starts of two searches for due sensors
-SENSOR_LOOP_SECONDS = 0.2
+#: seconds between two searches for due sensors, and at least after one when a tick has ended
+SENSOR_LOOP_SECONDS, SENSOR_LOOP_LEAST_SECONDS = 1.0, 0.2
 #: a sensor with this interval, the shortest in Dagster, is due again as soon as its tick has ended
 NO_INTERVAL = 1
 #: seconds between two checks whether a run has ended, while others wait for its slot
@@ -98,6 +99,7 @@ def replace_loops() -> None:
     for module, name, value in (
         (sensor, "MIN_INTERVAL_LOOP_TIME", SENSOR_LOOP_SECONDS),
         (sensor, "is_under_min_interval", is_under_min_interval),
+        (controller, "SensorDaemon", PromptSensorDaemon),
         (controller, "QueuedRunCoordinatorDaemon", PromptRunQueueDaemon),
         (controller, "EventLogConsumerDaemon", PromptRetryDaemon),
         (controller, "MonitoringDaemon", WatchfulMonitoringDaemon),
@@ -114,6 +116,51 @@ def is_under_min_interval(state: Any, remote_sensor: Any, *arguments: Any) -> bo
     if remote_sensor.min_interval_seconds == NO_INTERVAL:
         return False
     return _is_under_min_interval is not None and _is_under_min_interval(state, remote_sensor, *arguments)
+
+
+class PromptSensorDaemon(SensorDaemon):
+    """Looks for due sensors as soon as a tick has ended, because the next one of its sensor may be due."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__(settings)
+        self._tick_ended = threading.Event()
+        if self._threadpool_executor is not None:
+            self._threadpool_executor.submit = self._noting_ends(self._threadpool_executor.submit)  # type: ignore[method-assign]
+
+    @override
+    def core_loop(
+        self, workspace_process_context: IWorkspaceProcessContext[Any], shutdown_event: threading.Event
+    ) -> DaemonIterator:
+        yield from super().core_loop(workspace_process_context, _Pause(shutdown_event, self._tick_ended))
+
+    def _noting_ends(self, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+        def submit_tick(*arguments: Any, **named: Any) -> Future[Any]:
+            tick = submit(*arguments, **named)
+            tick.add_done_callback(lambda _: self._tick_ended.set())
+            return tick
+
+        return submit_tick
+
+
+class _Pause(threading.Event):
+    """The event of a stop for the sensor daemon, which waits on it between two searches: a tick's end ends the wait."""
+
+    def __init__(self, stopped: threading.Event, tick_ended: threading.Event) -> None:
+        super().__init__()
+        self._stopped = stopped
+        self._tick_ended = tick_ended
+
+    @override
+    def is_set(self) -> bool:
+        return self._stopped.is_set()
+
+    @override
+    def wait(self, timeout: float | None = None) -> bool:
+        began = time.monotonic()
+        if self._tick_ended.wait(timeout):
+            self._tick_ended.clear()
+            self._stopped.wait(max(0.0, began + SENSOR_LOOP_LEAST_SECONDS - time.monotonic()))
+        return self.is_set()
 
 
 class WatchfulMonitoringDaemon(MonitoringDaemon):

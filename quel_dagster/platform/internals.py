@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon as EventLogConsumerDaemon
     from dagster._daemon.daemon import DaemonIterator as DaemonIterator
     from dagster._daemon.daemon import MonitoringDaemon as MonitoringDaemon
+    from dagster._daemon.daemon import SensorDaemon as SensorDaemon
     from dagster._daemon.daemon import SpanMarker as SpanMarker
     from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
         QueuedRunCoordinatorDaemon as QueuedRunCoordinatorDaemon,
@@ -423,6 +424,24 @@ GROUPS = (
         when_gone="degrade",
         effect="an id pushed right after another may wait about 5 s",
         attributes={"dagster._daemon.sensor:MIN_INTERVAL_LOOP_TIME": None},
+    ),
+    Group(
+        use="the sensor loop, woken by the end of a tick (platform/daemon.py)",
+        instead="a sensor that is due again when its tick has ended",
+        when_gone="refuse",
+        effect="the daemon cannot be started",
+        names={"dagster._daemon.daemon": ["SensorDaemon"]},
+        attributes={
+            "dagster._daemon.daemon:SensorDaemon.core_loop": ["self", "workspace_process_context", "shutdown_event"],
+            "dagster._daemon.daemon:SensorDaemon._threadpool_executor": None,
+        },
+    ),
+    Group(
+        use="the place of the sensor daemon",
+        instead="a public registry of daemons",
+        when_gone="degrade",
+        effect="an id pushed right after another may wait about 1 s",
+        attributes={f"{_CONTROLLER}:SensorDaemon": None},
     ),
     Group(
         use="the place of the rule that keeps two ticks of a sensor apart",

@@ -14,6 +14,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job, op
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.scheduler.instigation import SensorInstigatorData
 from dagster._daemon import controller, sensor
+from dagster._daemon.daemon import SensorDaemon
 
 from quel_dagster.platform import daemon
 from quel_dagster.platform.internals import check_internals
@@ -74,6 +75,26 @@ def test_interval_of_one_second_means_no_interval(interval: int, early: bool) ->
     state: Any = SimpleNamespace(instigator_data=began_now)
     remote: Any = SimpleNamespace(min_interval_seconds=interval)
     assert sensor.is_under_min_interval(state, remote) is early
+
+
+def test_the_end_of_a_tick_ends_the_wait_of_the_sensor_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.replace_loops()
+    assert controller.SensorDaemon is daemon.PromptSensorDaemon
+    stopped = threading.Event()
+
+    def loop(self: Any, _context: object, pause: threading.Event) -> Iterator[None]:
+        for _ in range(3):
+            self._threadpool_executor.submit(time.sleep, 0.01)
+            pause.wait(60)
+            yield None
+        stopped.set()
+        assert pause.is_set()
+
+    monkeypatch.setattr(SensorDaemon, "core_loop", loop)
+    began = time.monotonic()
+    with daemon.PromptSensorDaemon({"use_threads": True, "num_workers": 2}) as prompt:
+        assert len(list(prompt.core_loop(None, stopped))) == 3  # type: ignore[arg-type]
+    assert 3 * daemon.SENSOR_LOOP_LEAST_SECONDS <= time.monotonic() - began < 30
 
 
 class _Instance:
