@@ -77,8 +77,8 @@ SENSOR_LOOP_SECONDS, SENSOR_LOOP_LEAST_SECONDS = 1.0, 0.2
 NO_INTERVAL = 1
 #: seconds between two checks whether a run has ended, while others wait for its slot
 SLOT_POLL_SECONDS = 0.2
-#: seconds between the starts of two iterations of the run queue. A run that was submitted to a quiet queue starts at
-#: once, and those of a burst a few at a time: each iteration reads the queue and the launched runs
+#: seconds between two submissions that wake the run queue. A run that is submitted to a quiet queue starts at once, and
+#: those of a burst a few at a time: each iteration reads the queue and the launched runs
 QUEUE_SECONDS = 0.1
 #: seconds between two searches for dead runs to retry
 RETRY_POLL_SECONDS = 1.0
@@ -293,8 +293,8 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
         super().__init__(**options)
         self._start_order = StartOrder()
         self._in_progress: dict[str, RunRecord] = {}
-        #: start of the last iteration (monotonic seconds)
-        self._begun = 0.0
+        #: when a submission woke the queue last (monotonic seconds)
+        self._woken = 0.0
 
     @override
     def core_loop(
@@ -302,7 +302,6 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
     ) -> DaemonIterator:
         instance = workspace_process_context.instance
         while True:
-            self._begun = time.monotonic()
             run_submitted.clear()
             yield SpanMarker.START_SPAN
             try:
@@ -377,7 +376,8 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
         active = _count(instance, *ACTIVE_RUN_STATUSES) if waiting else 0
         while (left := until - time.monotonic()) > 0 and not shutdown_event.is_set():
             if run_submitted.wait(min(left, SLOT_POLL_SECONDS)):
-                shutdown_event.wait(max(0.0, self._begun + QUEUE_SECONDS - time.monotonic()))
+                shutdown_event.wait(max(0.0, self._woken + QUEUE_SECONDS - time.monotonic()))
+                self._woken = time.monotonic()
                 return
             if waiting and _count(instance, *ACTIVE_RUN_STATUSES) < active:
                 return
