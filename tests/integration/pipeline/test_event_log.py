@@ -22,6 +22,7 @@ from dagster import (
     DagsterEvent,
     DagsterEventType,
     DagsterInstance,
+    DagsterLogManager,
     DagsterRunStatus,
     Definitions,
     EventLogRecord,
@@ -271,3 +272,22 @@ def test_a_state_of_a_run_costs_no_second_read_of_it(
     instance.report_run_failed(created)
     assert reads, "whether a failed run is retried depends on its tags"
     assert read(instance, created.run_id).status is DagsterRunStatus.FAILURE  # type: ignore[union-attr]
+
+
+def test_events_that_are_not_stored_are_not_built_and_the_others_are(
+    opened: Callable[[str], DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DagsterLogManager, "log_dagster_event", DagsterLogManager.log_dagster_event)  # put back later
+    event_log.leave_events_out()
+    instance = opened(OURS)
+    handled: list[DagsterEventType | None] = []
+    handle = type(instance).handle_new_event
+
+    def noted(self: DagsterInstance, event: Any, **more: Any) -> None:
+        handled.append(event.dagster_event_type)
+        handle(self, event, **more)
+
+    monkeypatch.setattr(type(instance), "handle_new_event", noted)
+    run(instance, "q")
+    assert not event_log.OMITTED.intersection(handled)
+    assert {DagsterEventType.STEP_OUTPUT, DagsterEventType.ASSET_MATERIALIZATION} <= set(handled)
