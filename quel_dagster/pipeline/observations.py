@@ -1,7 +1,8 @@
 """Observe the web app's tables each minute: figures of the queue, and checks of them.
 
 Launches no run: the sensor's tick reports the events itself. An unchanged minute is recorded only once in ten
-minutes, so that a quiet night adds a line to the plots but few rows.
+minutes, so that a quiet night adds a line to the plots but few rows. A minute is unchanged if no run reported pictures
+either: Dagster shows a check as not evaluated until it is evaluated after the newest materialization of its asset.
 """
 
 import json
@@ -31,7 +32,7 @@ from quel_dagster.adapters.database.figures import Backlog, backlog, outcomes
 from quel_dagster.adapters.redis_connection import unreachable
 from quel_dagster.pipeline import checks
 from quel_dagster.pipeline.assets import source_tables
-from quel_dagster.pipeline.names import JOBS_TABLE, REFERENCES
+from quel_dagster.pipeline.names import IMAGES_KEY, JOBS_TABLE, REFERENCES
 from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
 from quel_dagster.settings import Settings
 
@@ -53,7 +54,11 @@ def queue_observer(context: SensorEvaluationContext, queue: QueueResource, datab
     )
     now = datetime.now(UTC)
     verdicts.append(checks.of_last_hour(database.run(lambda opened: outcomes(opened, now - checks.LAST_HOUR, now))))
-    state = {**figures, "passed": [verdict.passed for verdict in verdicts]}
+    state = {
+        **figures,
+        "passed": [verdict.passed for verdict in verdicts],
+        "materialization": _newest_materialization(context.instance),
+    }
     if not _should_record(context.cursor, state, waiting):
         return SensorResult(cursor=context.cursor)
     message = (
@@ -64,6 +69,12 @@ def queue_observer(context: SensorEvaluationContext, queue: QueueResource, datab
         asset_events=[*_observations(figures, waiting), *verdicts],
         cursor=json.dumps({"at": round(time.time()), **state}),
     )
+
+
+def _newest_materialization(instance: DagsterInstance) -> int | None:
+    """Return the number of the event that reported the newest pictures."""
+    records = instance.get_asset_records([IMAGES_KEY])
+    return records[0].asset_entry.last_materialization_storage_id if records else None
 
 
 def _figures(

@@ -19,6 +19,7 @@ from dagster import (
     AssetCheckEvaluation,
     AssetCheckSeverity,
     AssetKey,
+    AssetMaterialization,
     AssetObservation,
     AssetRecordsFilter,
     DagsterEvent,
@@ -45,7 +46,7 @@ from quel_dagster.engine.engine import Engine
 from quel_dagster.errors import QuelError, SettingsError
 from quel_dagster.pipeline import alerts, metrics
 from quel_dagster.pipeline.assets import run_config
-from quel_dagster.pipeline.names import JOBS_TABLE, REFERENCES
+from quel_dagster.pipeline.names import IMAGES_KEY, JOBS_TABLE, REFERENCES
 from quel_dagster.pipeline.observations import queue_observer
 from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
 from quel_dagster.pipeline.retention import delete_runless_events, delete_runs
@@ -130,6 +131,18 @@ def test_what_is_observed_can_be_reported_by_the_daemon(instance: DagsterInstanc
         instance.report_runless_asset_event(event)
     records = instance.fetch_observations(AssetRecordsFilter(asset_key=JOBS_TABLE), limit=1).records
     assert records[0].event_log_entry.run_id == ""
+
+
+def test_a_quiet_minute_is_recorded_again_when_a_run_reported_pictures(instance: DagsterInstance, desk: Desk) -> None:
+    """Until then Dagster shows the check of generated_images as not evaluated."""
+    desk.all("update quel_production_jobs set job_status = 'failed' where job_status = 'pending'")
+    first = observe(instance)
+    assert first.asset_events
+    assert not observe(instance, first.cursor).asset_events
+    instance.report_runless_asset_event(AssetMaterialization(IMAGES_KEY))
+    again = observe(instance, first.cursor)
+    assert again.asset_events
+    assert not observe(instance, again.cursor).asset_events
 
 
 # --- checks on a schedule ----------------------------------------------------------------------------
