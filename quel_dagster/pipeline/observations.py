@@ -8,7 +8,7 @@ either: Dagster shows a check as not evaluated until it is evaluated after the n
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -127,7 +127,7 @@ def _observations(figures: dict[str, int], waiting: Backlog) -> list[AssetObserv
     return observed
 
 
-def _should_record(cursor: str | None, state: dict[str, object], waiting: Backlog) -> bool:
+def _should_record(cursor: str | None, state: Mapping[str, object], waiting: Backlog) -> bool:
     """Return whether anything changed, a job waits, or the plot had no point for a while."""
     if cursor is None or waiting.pending:
         return True
