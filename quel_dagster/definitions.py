@@ -42,11 +42,15 @@ def build_defs(
     """
     settings = settings or Settings.of_process()
     engine = EngineResource()
+
+    def json_io_manager(_context: object) -> JsonIOManager:
+        return JsonIOManager(engine)
+
     resources: dict[str, Any] = {
-        "database": DatabaseResource(),
-        "queue": QueueResource(),
+        "database": DatabaseResource().definition(),
+        "queue": QueueResource().definition(),
         "engine": engine.definition(),
-        "io_manager": IOManagerDefinition(lambda _: JsonIOManager(engine), description="Values between ops, as JSON."),
+        "io_manager": IOManagerDefinition(json_io_manager, description=JsonIOManager.__doc__),
     }
     return Definitions(
         assets=[observe_tables, results, daily_summary],

@@ -22,7 +22,6 @@ from dagster import (
     OpExecutionContext,
     ResourceDefinition,
     RunsFilter,
-    resource,
 )
 
 from quel_dagster.adapters.database.process import DatabaseProcess
@@ -64,20 +63,27 @@ def permanent_failure(context: OpExecutionContext, reason: str) -> Failure:
     return PlainFailureError(reason)
 
 
-class EngineResource(TreatAsResourceParam):
-    """Makes pictures. Override `open_engine` to use other adapters."""
+class PlainResource(TreatAsResourceParam):
+    """An object that runs and sensors request by its class."""
 
     def definition(self) -> ResourceDefinition:
-        """Return the resource of a run, whose end closes the run's session in this process."""
+        """Return what Dagster's page of resources shows: the class and its docstring."""
 
-        @resource(description="Makes pictures: the engine of this process.")
-        def engine(context: InitResourceContext) -> Iterator[EngineResource]:
+        def opened(context: InitResourceContext) -> Iterator[PlainResource]:
             try:
                 yield self
             finally:
                 self.end_run(context.run)
 
-        return engine
+        opened.__module__, opened.__name__ = type(self).__module__, type(self).__name__
+        return ResourceDefinition(contextmanager(opened), description=type(self).__doc__)
+
+    def end_run(self, run: DagsterRun | None) -> None:
+        """Close what a run has opened in this process."""
+
+
+class EngineResource(PlainResource):
+    """Makes pictures. Override `open_engine` to use other adapters."""
 
     def open_engine(self) -> Engine:
         """Open the engine of this process; the environment selects its adapters."""
@@ -144,7 +150,7 @@ class EngineResource(TreatAsResourceParam):
             process.run(lambda: process.engine.close_session(run.run_id))
 
 
-class QueueResource(TreatAsResourceParam):
+class QueueResource(PlainResource):
     """The queue of job ids in Redis."""
 
     def open(self) -> JobQueue:
@@ -152,7 +158,7 @@ class QueueResource(TreatAsResourceParam):
         return JobQueue(Settings.of_process().required_redis_url())
 
 
-class DatabaseResource(TreatAsResourceParam):
+class DatabaseResource(PlainResource):
     """The web app's tables and the schema quel_dagster, for callers without an event loop. Needs only DATABASE_URL."""
 
     def run(self, work: Callable[[Database], Awaitable[T]]) -> T:

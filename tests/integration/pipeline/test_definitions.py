@@ -94,3 +94,15 @@ def test_no_sensor_needs_the_engine() -> None:
 def test_an_engine_without_settings_names_the_missing_one() -> None:
     with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
         EngineResource().open_engine()
+
+
+def test_the_page_of_resources_names_them() -> None:
+    details = defs.get_repository_def().get_top_level_resources()
+    shown = {name: (found.resource_fn.__name__, found.description) for name, found in details.items()}
+    assert {name: kind for name, (kind, _) in shown.items()} == {
+        "database": "DatabaseResource",
+        "engine": "EngineResource",
+        "io_manager": "json_io_manager",
+        "queue": "QueueResource",
+    }
+    assert all(description for _, description in shown.values())
