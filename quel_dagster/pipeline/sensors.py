@@ -29,9 +29,8 @@ from quel_dagster.platform.internals import RUN_KEY_TAG
 from quel_dagster.platform.tags import LAUNCH_TAG
 from quel_dagster.settings import Settings
 
-#: Seconds that a tick blocks on Redis. The daemon starts the next one up to 0.25 s after its end, and an id that is
-#: pushed between them waits: with 6 s those are 4 % of all ids. A daemon that stops waits for its tick, which must end
-#: within the grace of a service (10 s).
+#: Seconds that a tick blocks on Redis. The daemon starts the next one within 0.2 s of its end, and an id that is pushed
+#: between them waits. A daemon that stops waits for its tick, which must end within the grace of a service (10 s).
 WAIT_SECONDS = 6.0
 #: Seconds between the starts of two ticks, except after one that waited for an id, or that claimed as many as it may:
 #: others may follow at once.
@@ -54,12 +53,11 @@ class _Pace:
     def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
         self._sleep = sleep
         #: monotonic seconds
-        self._begun = self._not_before = 0.0
+        self._not_before = 0.0
 
     def begin(self) -> None:
         self._sleep(max(0.0, self._not_before - time.monotonic()))
-        self._begun = time.monotonic()
-        self._not_before = self._begun + APART_SECONDS
+        self._not_before = time.monotonic() + APART_SECONDS
 
     def hurry(self) -> None:
         """Let the next tick begin at once."""
