@@ -97,7 +97,7 @@ def m3(*, quick: bool) -> Figure:
         client = await at.client()
         try:
             await _in_flight(at, client, runs)
-            services = [each for pid in at.stack.supervisor.pids().values() for each in family(psutil.Process(pid))]
+            services = {each for pid in at.stack.supervisor.pids().values() for each in family(psutil.Process(pid))}
             return sum(pss(process) for process in [*services, *workers.all()])
         finally:
             await client.close()

@@ -37,7 +37,8 @@ from quel_dagster.jobs.model import JobStatus
 from quel_dagster.platform.runs import runs_of
 from quel_dagster.sandbox.embedded import EmbeddedServers
 from quel_dagster.services.endpoints import settings_environment
-from quel_dagster.services.stack import Stack
+from quel_dagster.services.processes import FORK_SERVER
+from quel_dagster.services.stack import PLATFORM, Stack
 from quel_dagster.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 PER_UNIT = 2
 #: seconds between two reads of the jobs' rows; walls are taken from `completed_at`
 POLL_SECONDS = 0.25
-PLATFORM = ("postgres", "redis", "code-server", "webserver", "daemon")
+SERVICES = tuple(name for name in PLATFORM if name != "gemini")
 _RICH = 1_000_000_000
 
 
@@ -277,7 +278,9 @@ class Installation:
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU of each service so far, the workers apart."""
-        return {name: cpu_of_family(psutil.Process(pid)) for name, pid in self.stack.supervisor.pids().items()}
+        pids = self.stack.supervisor.pids()
+        # the others are the fork server's descendants
+        return {name: cpu_of_family(psutil.Process(pids[name])) for name in pids if name != FORK_SERVER}
 
     async def client(self, *, bare: bool = False) -> Client:
         where = self.stack.endpoints
@@ -295,7 +298,7 @@ def cpu_of_family(parent: psutil.Process) -> float:
 
 @contextmanager
 def installation(
-    *, workers: int | None = None, only: Sequence[str] = PLATFORM, **settings: Any
+    *, workers: int | None = None, only: Sequence[str] = SERVICES, **settings: Any
 ) -> Iterator[Installation]:
     """Everything but workers, in a home that is removed afterwards.
 

@@ -29,6 +29,7 @@ _NAMES = {
     "webserver": r"webserver",
     "daemon": r"platform\.daemon",
     "worker": r"quel_dagster\.platform\.worker",
+    "fork server": r"services\.fork_server",
     "quel up itself": r"quel_dagster\.cli|quel up|supervisor|tether",
 }
 

@@ -1,4 +1,4 @@
-"""Load what every run needs once in a worker's parent, so that its processes share that memory.
+"""Load what every run needs once in a parent, so that the processes that it forks share that memory.
 
 A page stays shared until a process writes to it. Only memory may cross the fork: connections opened here are closed
 again, and nothing with threads is opened, such as the client of the object store.
@@ -18,7 +18,7 @@ from quel_dagster.jobs.categories.registry import style_of
 from quel_dagster.jobs.model import Category
 from quel_dagster.platform.storage_connections import close_connections
 
-#: Modules that runs or Celery import lazily.
+#: Modules that runs, Celery or Dagster import lazily.
 LATE_IMPORTS = (
     "anyio._backends._asyncio",
     "anyio.streams.memory",
@@ -26,6 +26,8 @@ LATE_IMPORTS = (
     "celery.concurrency.thread",
     "celery.worker.consumer",
     "dagster._core.storage.noop_compute_log_manager",
+    "dagster._core.storage.root",
+    "dagster._core.execution.plan.active",
     "encodings.idna",
     "encodings.utf_16_le",
     "fsspec.implementations.local",
@@ -35,7 +37,9 @@ LATE_IMPORTS = (
     "psycopg",
     "psycopg2.extras",
     "quel_dagster.adapters.gemini.client",
+    "quel_dagster.platform.database_check",
     "quel_dagster.platform.executor",
+    "quel_dagster.platform.instance",
     "quel_dagster.platform.run_queue",
     "upath.implementations.local",
 )
@@ -43,10 +47,8 @@ LATE_IMPORTS = (
 _log = logging.getLogger(__name__)
 
 
-def preload(definitions: str, import_first: Sequence[str] = ()) -> None:
-    """Import the definitions, read Dagster's storage once, and hide all of it from the garbage collector."""
-    for name in import_first:
-        import_module(name)
+def load(definitions: str) -> None:
+    """Import the definitions and what runs, Celery and Dagster import lazily."""
     # by name: the platform does not import what it runs
     import_module(definitions).defs.get_repository_def().get_all_jobs()
     for name in LATE_IMPORTS:
@@ -54,10 +56,21 @@ def preload(definitions: str, import_first: Sequence[str] = ()) -> None:
     for category in Category:
         style_of(category)
     Image.preinit()
-    _look_at_storage()
-    # A collection in a child would write to, and so copy, every shared page.
+
+
+def freeze() -> None:
+    """Hide all that is loaded from the garbage collector: a collection in a child would write to, and so copy, it."""
     gc.collect()
     gc.freeze()
+
+
+def preload(definitions: str, import_first: Sequence[str] = ()) -> None:
+    """Import the definitions, and read Dagster's storage once."""
+    for name in import_first:
+        import_module(name)
+    load(definitions)
+    _look_at_storage()
+    freeze()
 
 
 def _look_at_storage() -> None:

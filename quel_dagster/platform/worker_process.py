@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import redis
+import setproctitle
 from celery import signals
 from celery.platforms import SecurityWarning
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
@@ -196,8 +197,10 @@ def run_process(name: str, *, parent: int, runs: int, definitions: str) -> int:
         process.drain()
 
     def on_ready(**_: Any) -> None:
+        setproctitle.setproctitle(f"{title} ({name})")  # Celery has set one that names neither
         process.watch()
 
+    title = setproctitle.getproctitle()
     signals.worker_shutting_down.connect(on_stop)
     signals.worker_ready.connect(on_ready)
     worker = app.Worker(

@@ -6,7 +6,7 @@ caller passes embedded servers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -22,12 +22,12 @@ from quel_dagster.services.plan import Embedded, plan
 from quel_dagster.services.platform_holder import PlatformHolder, check_storage
 from quel_dagster.services.ports import LOOPBACK
 from quel_dagster.services.preparation import prepare_databases, wait_for_servers
-from quel_dagster.services.processes import DEFINITIONS, DagsterProcesses
+from quel_dagster.services.processes import DEFINITIONS, FORK_SERVER, DagsterProcesses
 from quel_dagster.services.supervisor import Echo, Service, Supervisor, end_leftovers
 from quel_dagster.settings import Settings
 
 #: all services except workers: these run on one machine, workers on any number
-PLATFORM = ("postgres", "redis", "gemini", "code-server", "webserver", "daemon")
+PLATFORM = ("postgres", "redis", "gemini", FORK_SERVER, "code-server", "webserver", "daemon")
 
 
 class Stack:
@@ -48,7 +48,6 @@ class Stack:
         only: names of the services to run (`postgres`, `redis`, `gemini`, `code-server`, `webserver`,
             `daemon`, `worker`); all by default. Dependencies that are left out count as ready.
         definitions: module of the code server and the worker.
-        import_first: modules that the worker imports before it.
         environment: more environment variables for every service.
     """
 
@@ -63,7 +62,6 @@ class Stack:
         restart: bool = False,
         only: Collection[str] | None = None,
         definitions: str = DEFINITIONS,
-        import_first: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         path_prefix: str = "",
     ) -> None:
@@ -75,7 +73,6 @@ class Stack:
         self._restart = restart
         self._only = only
         self._definitions = definitions
-        self._import_first = import_first
         self._more_environment = environment or {}
         self._path_prefix = path_prefix
         self._home = home_of(settings)
@@ -197,7 +194,6 @@ class Stack:
             environment=environment,
             address=self._address,
             definitions=self._definitions,
-            import_first=self._import_first,
             worker_grace=self._settings.worker_grace_seconds,
         )
         services = [*embedded, *processes.services()]
@@ -212,9 +208,11 @@ class Stack:
             **self.endpoints.environment(),
             **({"QUEL_WEBSERVER_URL": settings.webserver_url} if settings.webserver_url else {}),
             "PYTHONUNBUFFERED": "1",
+            "SPT_NOENV": "1",  # setproctitle, which Celery uses as well, leaves the environment's memory alone
             **self._more_environment,
         }
 
 
 def _with_needs(service: Service, names: set[str]) -> Service:
-    return replace(service, needs=tuple(name for name in service.needs if name in names))
+    needs = tuple(name for name in service.needs if name in names)
+    return replace(service, needs=needs, fork_server=service.fork_server if FORK_SERVER in names else None)

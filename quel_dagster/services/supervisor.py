@@ -22,6 +22,7 @@ import psutil
 
 from quel_dagster.adapters.retry_policy import RESTART
 from quel_dagster.errors import ServiceError
+from quel_dagster.services.forked import ForkedProcess
 
 _TETHER = Path(__file__).with_name("tether.py")
 #: marks every process of a home, grandchildren included, so that a later start finds those left by a crash
@@ -31,6 +32,7 @@ _PROBE_EVERY = 0.05
 _STEADY_AFTER = 60.0
 
 Echo = Callable[[str], None]
+Process = subprocess.Popen[bytes] | ForkedProcess
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Service:
     where: str = ""
     #: names of services that must be ready before this one starts, and that stop only after it
     needs: tuple[str, ...] = ()
+    #: socket of the fork server that starts this Python module, with that server's environment and folder; None: exec
+    fork_server: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     #: working directory; default: that of the supervisor
     folder: str | None = None
@@ -116,7 +120,7 @@ class ServiceThread(threading.Thread):
         self._supervisor = supervisor
         self._stopping = threading.Event()
         self._spawn = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -184,9 +188,14 @@ class ServiceThread(threading.Thread):
         if not self._stopping.is_set():
             raise ServiceError(self._ending(process, log))
 
-    def _popen(self, log: LogTail) -> subprocess.Popen[bytes]:
+    def _popen(self, log: LogTail) -> Process:
         service = self.service
         with log.path.open("ab") as output:
+            if service.fork_server is not None:
+                module = service.command[service.command.index("-m") + 1 :]
+                return ForkedProcess(
+                    service.fork_server, module, output=output.fileno(), death_signal=service.death_signal
+                )
             return subprocess.Popen(  # noqa: S603 - the command lines of this package
                 tethered(service.command, death_signal=service.death_signal, user=service.user),
                 stdin=subprocess.DEVNULL,
@@ -197,7 +206,7 @@ class ServiceThread(threading.Thread):
                 start_new_session=True,  # Ctrl-C in a terminal reaches only the supervisor, which stops in order
             )
 
-    def _await_ready(self, process: subprocess.Popen[bytes], log: LogTail) -> None:
+    def _await_ready(self, process: Process, log: LogTail) -> None:
         deadline = time.monotonic() + self.service.ready_seconds
         while not self.service.ready(log):
             if process.poll() is not None:
@@ -209,7 +218,7 @@ class ServiceThread(threading.Thread):
             if self._stopping.wait(_PROBE_EVERY):
                 return
 
-    def _ending(self, process: subprocess.Popen[bytes], log: LogTail) -> str:
+    def _ending(self, process: Process, log: LogTail) -> str:
         code = process.wait()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         self._supervisor.echo(f"{self.service.name}: the end of its log\n{log.last_lines()}")
@@ -235,7 +244,7 @@ class ServiceThread(threading.Thread):
         self.join()
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: Process) -> None:
     """SIGKILL the process and the rest of its group (children of a worker that died)."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -210,7 +210,7 @@ def test_a_port_in_use_is_named(home: Path) -> None:
 def test_all_services_start_answer_and_stop(home: Path, toys: dict[str, Any]) -> None:
     lines: list[str] = []
     with Stack(Settings.read(home=home, workers=1), embedded=EmbeddedServers(), echo=lines.append, **toys) as stack:
-        names = {"postgres", "redis", "gemini", "code-server", "webserver", "daemon", "worker"}
+        names = {"postgres", "redis", "gemini", "fork-server", "code-server", "webserver", "daemon", "worker"}
         assert set(stack.supervisor.pids()) == names
         assert {line.split(":")[0] for line in lines} == names
         stack.check()
@@ -239,7 +239,7 @@ def test_what_is_given_is_used_and_only_our_schema_is_made_there(home: Path, toy
             gemini_api_key="k3y",
         )
         with Stack(settings, embedded=EmbeddedServers(), **toys) as stack:
-            assert set(stack.supervisor.pids()) == {"code-server", "webserver", "daemon", "worker"}
+            assert set(stack.supervisor.pids()) == {"fork-server", "code-server", "webserver", "daemon", "worker"}
             environment = psutil.Process(stack.supervisor.pids()["worker"]).environ()
             assert environment["DATABASE_URL"] == theirs
             assert environment["GEMINI_API_KEY"] == "k3y"
@@ -332,7 +332,7 @@ def test_up_runs_until_it_is_stopped(up: _Up, toys: dict[str, Any]) -> None:
     assert where.webserver_url == url[1]
     # one that hangs, and one that has died, are no hindrance
     webserver = "quel_dagster.cli.webserver"
-    os.kill(next(p.pid for p in _processes_of(up.home) if webserver in p.cmdline()), signal.SIGSTOP)
+    os.kill(next(p.pid for p in _processes_of(up.home) if webserver in " ".join(p.cmdline())), signal.SIGSTOP)
     os.kill(next(p.pid for p in _processes_of(up.home) if "valkey-server" in p.name()), signal.SIGKILL)
     up.process.send_signal(signal.SIGTERM)
     up.read_until("Stopping")
