@@ -49,7 +49,7 @@ def load(definitions: str, modules: Sequence[str]) -> None:
     """Load what the services share; what cannot be loaded is left to the process that needs it, which says why."""
     try:
         preload.load(definitions)
-    except Exception:  # noqa: BLE001  whatever their code raises
+    except Exception:  # noqa: BLE001  their code may raise anything
         _log.exception("%s is not shared: it does not load", definitions)
     for name in modules:
         import_module(name)
