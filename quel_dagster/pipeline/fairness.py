@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 from uuid import UUID
 
-from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from quel_dagster.adapters.database.records import JobDescription
 from quel_dagster.adapters.queue_entries import job_id_of
@@ -74,16 +74,6 @@ class Load:
     queued: Mapping[Lane, int] = field(default_factory=Counter)
     live: Mapping[Lane, int] = field(default_factory=Counter)
 
-    @classmethod
-    def of(cls, instance: DagsterInstance, bounds: Bounds) -> Self:
-        """Read the current load. For a full queue only that is determined, at the cost of one count."""
-        waiting = instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
-        if waiting >= bounds.queued:
-            return cls(room=0)
-        records = instance.get_run_records(RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
-        queued = (record for record in records if record.dagster_run.status is DagsterRunStatus.QUEUED)
-        return cls(room=bounds.queued - waiting, queued=Counter(map(_lane, queued)), live=Counter(map(_lane, records)))
-
     def with_room_for_one(self) -> Self:
         """Return this load with room for one run in Dagster's queue, when none waits there."""
         return replace(self, room=max(0, min(self.room, 1 - sum(self.queued.values()))))
@@ -94,8 +84,33 @@ class Load:
         return replace(self, queued=Counter(self.queued) + more, live=Counter(self.live) + more)
 
 
-def _lane(record: RunRecord) -> Lane:
-    return record.dagster_run.tags.get(MEMBER_TAG, "")
+class LiveRuns:
+    """Reads the load. Remembers the lane of each live run, so that a run is read once; its tag does not change."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Lane] = {}
+
+    def load(self, instance: DagsterInstance, bounds: Bounds) -> Load:
+        """Return the current load. For a full queue only that is determined, at the cost of one query."""
+        queued = instance.run_storage.get_run_ids(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
+        if len(queued) >= bounds.queued:
+            return Load(room=0)
+        live = instance.run_storage.get_run_ids(RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+        lanes = self._lanes(instance, dict.fromkeys([*queued, *live]))
+        return Load(
+            room=bounds.queued - len(queued),
+            queued=Counter(lanes.get(run_id, "") for run_id in queued),
+            live=Counter(lanes.values()),
+        )
+
+    def _lanes(self, instance: DagsterInstance, run_ids: Iterable[str]) -> dict[str, Lane]:
+        lanes = {run_id: self._known.get(run_id, "") for run_id in run_ids}
+        if unknown := [run_id for run_id in lanes if run_id not in self._known]:
+            for run in instance.get_runs(RunsFilter(run_ids=unknown)):
+                lanes[run.run_id] = run.tags.get(MEMBER_TAG, "")
+        # a run launched by hand gets its tag later
+        self._known = {run_id: lane for run_id, lane in lanes.items() if lane}
+        return lanes
 
 
 def next_ids(waiting: Mapping[bytes, Lane], load: Load, *, room: int, of_one_member: int) -> list[bytes]:

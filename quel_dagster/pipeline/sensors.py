@@ -22,7 +22,7 @@ from quel_dagster.adapters.queue import AGAIN, QUEUE, JobQueue
 from quel_dagster.adapters.queue_entries import Delivery
 from quel_dagster.adapters.redis_connection import unreachable
 from quel_dagster.pipeline.assets import image_job, run_config
-from quel_dagster.pipeline.fairness import LOOK_AHEAD, Bounds, Lanes, Load, next_ids, priority_tags
+from quel_dagster.pipeline.fairness import LOOK_AHEAD, Bounds, Lanes, LiveRuns, Load, next_ids, priority_tags
 from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
 from quel_dagster.pipeline.run_tags import run_tags
 from quel_dagster.platform.internals import RUN_KEY_TAG
@@ -44,7 +44,7 @@ NOT_A_UUID = "not a UUID"
 NO_SUCH_ROW = "no such row in quel_production_jobs"
 NOTHING_WAITS = "No job id is waiting in jobs:queue."
 
-_lanes = Lanes()
+_lanes, _live_runs = Lanes(), LiveRuns()
 
 
 class _Pace:
@@ -91,7 +91,7 @@ def jobs_queue_sensor(
             return SkipReason(str(pause))
         settings = Settings.of_process()
         bounds = Bounds.of(settings)
-        load = Load.of(context.instance, bounds)
+        load = _live_runs.load(context.instance, bounds)
         if pause is not None:  # one run waits in Dagster's queue: the daemon starts it as a probe of Gemini
             load = load.with_room_for_one()
         claim_next(job_queue, database, load, bounds, older_worker=settings.older_worker)

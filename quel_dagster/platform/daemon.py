@@ -64,6 +64,7 @@ from quel_dagster.platform.internals import (
 from quel_dagster.platform.internals import daemon_controller as controller
 from quel_dagster.platform.internals import daemon_main as main
 from quel_dagster.platform.internals import sensor_daemon as sensor
+from quel_dagster.platform.kept_plans import keep_plans
 from quel_dagster.platform.launcher import QuelRunLauncher
 from quel_dagster.platform.lost_starts import LostStarts
 from quel_dagster.platform.run_queue import StartOrder, continues_work, run_submitted
@@ -390,4 +391,5 @@ def _count(instance: DagsterInstance, *statuses: DagsterRunStatus) -> int:
 if __name__ == "__main__":
     check_internals()
     replace_loops()
+    keep_plans()
     main()

@@ -10,14 +10,16 @@ changes it once, in the order of the keys, so that two processes cannot wait for
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterLogManager
+from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterInstance, DagsterLogManager
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
@@ -28,6 +30,8 @@ from quel_dagster.platform.internals import (
     ASSET_EVENTS,
     ASSET_KEY_INDEX_COLS,
     AssetKeyTable,
+    DagsterEventBatchMetadata,
+    EventListenerLogHandler,
     EventLogEntry,
     PostgresEventLogStorage,
     SqlEventLogStorageTable,
@@ -40,17 +44,75 @@ from quel_dagster.platform.storage_connections import without_a_turn
 OMITTED = frozenset({DagsterEventType.STEP_INPUT, DagsterEventType.LOADED_INPUT, DagsterEventType.HANDLED_OUTPUT})
 
 
-def leave_events_out() -> None:
-    """From now on, do not even build the log entries of events that are not stored."""
-    log = DagsterLogManager.log_dagster_event
+def shorten_logging() -> None:
+    """From now on, hand the events and lines of runs to the event log without the log records that Dagster makes first.
 
-    def log_stored(
-        self: DagsterLogManager, level: str | int, msg: str, dagster_event: DagsterEvent, *more: Any, **named: Any
+    Events that are not stored are not even built. What another handler than the event log takes goes Dagster's way;
+    a console logger gets a line as from Dagster.
+    """
+    log_event, log_line = DagsterLogManager.log_dagster_event, DagsterLogManager._log
+
+    def short_log_event(
+        self: DagsterLogManager,
+        level: str | int,
+        msg: str,
+        dagster_event: DagsterEvent,
+        batch_metadata: DagsterEventBatchMetadata | None = None,
     ) -> None:
-        if dagster_event.event_type not in OMITTED:
-            log(self, level, msg, dagster_event, *more, **named)
+        if dagster_event.event_type in OMITTED:
+            return
+        instance = _only_listener(self)
+        if instance is None or not isinstance(level, int) or _consoles(self, level):
+            log_event(self, level, msg, dagster_event, batch_metadata)
+        else:
+            instance.handle_new_event(_entry(self, level, msg, dagster_event), batch_metadata=batch_metadata)
 
-    DagsterLogManager.log_dagster_event = log_stored  # type: ignore[method-assign]
+    def short_log_line(self: DagsterLogManager, level: int, msg: object, args: Any, **more: Any) -> None:
+        instance = _only_listener(self)
+        if instance is None or more:
+            log_line(self, level, msg, args, **more)
+            return
+        text = str(msg) % args if args else str(msg)
+        try:
+            instance.handle_new_event(_entry(self, level, text))
+        except Exception:  # noqa: BLE001  Dagster tries once more, and reports it
+            log_line(self, level, msg, args)
+            return
+        about = self.metadata
+        parts = (about["job_name"] or "system", about["run_id"], about["step_key"], text)
+        for logger in _consoles(self, level):
+            logger.log(level, " - ".join(part for part in parts if part))
+
+    DagsterLogManager.log_dagster_event = short_log_event  # type: ignore[method-assign]
+    DagsterLogManager._log = short_log_line  # type: ignore[assignment, method-assign]
+
+
+def _only_listener(log: DagsterLogManager) -> DagsterInstance | None:
+    """Return the instance whose event log is the only handler of this log."""
+    handlers = log._dagster_handler._handlers
+    if len(handlers) == 1 and isinstance(handlers[0], EventListenerLogHandler):
+        instance: DagsterInstance = handlers[0]._instance
+        return instance
+    return None
+
+
+def _consoles(log: DagsterLogManager, level: int) -> list[logging.Logger]:
+    return [logger for logger in log._dagster_handler._loggers if logger.isEnabledFor(level)]
+
+
+def _entry(log: DagsterLogManager, level: int, text: str, dagster_event: DagsterEvent | None = None) -> EventLogEntry:
+    about = log.metadata
+    step_key = about["step_key"] or (dagster_event.step_key if dagster_event else None)
+    return EventLogEntry(  # type: ignore[no-untyped-call]
+        error_info=None,
+        level=level,
+        user_message=text,
+        run_id=about["run_id"],
+        timestamp=time.time(),
+        step_key=step_key,
+        job_name=about["job_name"],
+        dagster_event=dagster_event,
+    )
 
 
 @dataclass

@@ -49,10 +49,11 @@ class QuelInstance(DagsterInstance):
     ) -> None:
         """Store an event. Dagster would read the run again after each of its states, which only a failure needs."""
         dagster_event = event.dagster_event
-        if dagster_event is None or not dagster_event.is_job_event or dagster_event.is_run_failure or batch_metadata:
+        if batch_metadata or not self.should_store_event(event) or (dagster_event and dagster_event.is_run_failure):
             super().handle_new_event(event, batch_metadata=batch_metadata)
             return
         self.event_log_storage.store_event(event)
-        self.run_storage.handle_run_event(event.run_id, dagster_event, datetime.fromtimestamp(event.timestamp, UTC))
+        if dagster_event and dagster_event.is_job_event:
+            self.run_storage.handle_run_event(event.run_id, dagster_event, datetime.fromtimestamp(event.timestamp, UTC))
         for notify in self._subscribers_impl[event.run_id]:
             notify(event)

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dagster._core.launcher import LaunchRunContext as LaunchRunContext
     from dagster._core.launcher import RunLauncher as RunLauncher
     from dagster._core.launcher import WorkerStatus as WorkerStatus
+    from dagster._core.remote_representation.code_location import GrpcServerCodeLocation as GrpcServerCodeLocation
     from dagster._core.run_coordinator import QueuedRunCoordinator as QueuedRunCoordinator
     from dagster._core.run_coordinator import SubmitRunContext as SubmitRunContext
     from dagster._core.scheduler.instigation import InstigatorStatus as InstigatorStatus
@@ -333,6 +334,7 @@ GROUPS = (
         effect="the events of runs cannot be written",
         names={
             "dagster._core.events": ["ASSET_CHECK_EVENTS", "ASSET_EVENTS"],
+            "dagster._core.instance.types": ["_EventListenerLogHandler=EventListenerLogHandler"],
             "dagster._core.storage.event_log.base": ["AssetEntry", "AssetRecord"],
             "dagster._core.storage.event_log.migration": ["ASSET_KEY_INDEX_COLS"],
             "dagster._core.storage.event_log.schema": [
@@ -344,7 +346,13 @@ GROUPS = (
             "dagster_postgres.utils": ["create_pg_connection"],
         },
         attributes={
-            "dagster:DagsterLogManager.log_dagster_event": ["self", "level", "msg", "dagster_event"],
+            "dagster:DagsterLogManager.log_dagster_event": ["self", "level", "msg", "dagster_event", "batch_metadata"],
+            "dagster:DagsterLogManager._log": ["self", "level", "msg", "args"],
+            "dagster:DagsterLogManager._dagster_handler": None,
+            "dagster:DagsterLogManager.metadata": None,
+            "dagster._core.log_manager:DagsterLogHandler._handlers": None,
+            "dagster._core.log_manager:DagsterLogHandler._loggers": None,
+            "dagster._core.instance.types:_EventListenerLogHandler._instance": None,
             f"{_EVENT_LOG}._engine": None,
             f"{_EVENT_LOG}._connect": ["self"],
             f"{_EVENT_LOG}.store_event": ["self", "event"],
@@ -449,6 +457,23 @@ GROUPS = (
         when_gone="degrade",
         effect="an id pushed right after another may wait about 1 s",
         attributes={"dagster._daemon.sensor:is_under_min_interval": None},
+    ),
+    Group(
+        use="plans that are asked once (platform/kept_plans.py)",
+        instead="runs of a sensor that share one plan",
+        when_gone="refuse",
+        effect="the daemon cannot be started",
+        names={"dagster._core.remote_representation.code_location": ["GrpcServerCodeLocation"]},
+        attributes={
+            "dagster._core.remote_representation.code_location:GrpcServerCodeLocation.get_execution_plan": [
+                "self",
+                "remote_job",
+                "run_config",
+                "step_keys_to_execute",
+                "known_state",
+                "instance",
+            ],
+        },
     ),
     Group(
         use="the place of the run queue's daemon",

@@ -26,7 +26,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from quel_dagster.engine.process import EngineProcess
 from quel_dagster.platform.broker import QUEUE, TASK, celery_app
-from quel_dagster.platform.event_log import leave_events_out
+from quel_dagster.platform.event_log import shorten_logging
 from quel_dagster.platform.event_writer import gather_events
 from quel_dagster.platform.outages import retry_long
 from quel_dagster.platform.run_execution import RunExecution, resolve_config_once
@@ -70,7 +70,7 @@ class WorkerProcess:
         gather_events()
         retry_long()
         resolve_config_once()
-        leave_events_out()
+        shorten_logging()
         self._instance = DagsterInstance.get()
         self._instance.get_runs(limit=1)
         self._execution = RunExecution(definitions)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,11 +28,15 @@ from dagster import (
     DagsterLogManager,
     DagsterRunStatus,
     Definitions,
+    EventLogEntry,
     EventLogRecord,
     JobDefinition,
     Output,
     define_asset_job,
+    get_dagster_logger,
+    job,
     multi_asset,
+    op,
 )
 from dagster._core.instance import InstanceRef
 
@@ -274,11 +281,99 @@ def test_a_state_of_a_run_costs_no_second_read_of_it(
     assert read(instance, created.run_id).status is DagsterRunStatus.FAILURE  # type: ignore[union-attr]
 
 
+@pytest.fixture
+def as_dagster_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later change of both is put back."""
+    monkeypatch.setattr(DagsterLogManager, "log_dagster_event", DagsterLogManager.log_dagster_event)
+    monkeypatch.setattr(DagsterLogManager, "_log", DagsterLogManager._log)
+
+
+@op
+def speak(context) -> None:  # type: ignore[no-untyped-def]
+    context.log.debug("quiet")
+    context.log.info("%d of %s", 2, "pictures")
+    context.log.warning({"no": "text"})
+    context.log.log(logging.INFO, "100 %")
+    get_dagster_logger().info("from a module")
+    try:
+        {}["known"]
+    except KeyError:
+        context.log.exception("with its traceback")
+    raise ValueError("the end")
+
+
+@job
+def talkative() -> None:
+    speak()
+
+
+def told(instance: DagsterInstance) -> list[tuple[Any, ...]]:
+    """Return everything that one run left in the event log and that does not differ between two runs."""
+    before = time.time()
+    result = talkative.execute_in_process(instance=instance, raise_on_error=False)
+    logs = instance.all_logs(result.run_id)
+    assert all(entry.run_id == result.run_id and before <= entry.timestamp <= time.time() for entry in logs)
+    return [
+        (
+            *(entry.level, entry.step_key, entry.job_name, entry.dagster_event_type, entry.error_info),
+            *(text.replace(result.run_id, "RUN") for text in (entry.user_message, entry.message)),
+        )
+        for entry in logs
+        if entry.dagster_event_type not in {DagsterEventType.ENGINE_EVENT, *event_log.OMITTED}
+    ]
+
+
+@pytest.mark.usefixtures("as_dagster_logs")
+def test_events_and_lines_that_take_the_short_way_are_those_of_dagster(
+    opened: Callable[[str], DagsterInstance], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> list[str]:
+        return re.findall(r" - talkative - [0-9a-f-]{36} - (.*)", capfd.readouterr().err)
+
+    instance = opened(OURS + "python_logs: {python_log_level: INFO}\n")
+    logs, console = told(instance), shown()
+    assert [line for line in console if "2 of pictures" in line]
+    event_log.shorten_logging()
+    records: list[logging.LogRecord] = []
+    make = DagsterLogManager.makeRecord
+
+    def made(self: DagsterLogManager, *arguments: Any, **more: Any) -> logging.LogRecord:
+        records.append(make(self, *arguments, **more))
+        return records[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DagsterLogManager, "makeRecord", made)
+        assert told(instance) == logs
+    assert shown() == console
+    assert len(records) < len(logs) / 2, "most have no record"
+
+
+@pytest.mark.usefixtures("as_dagster_logs")
+def test_a_line_that_cannot_be_stored_does_not_fail_its_step(
+    opened: Callable[[str], DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster reports the loss on the run's page."""
+    event_log.shorten_logging()
+    instance = opened(OURS)
+    handle = type(instance).handle_new_event
+
+    def full(self: DagsterInstance, event: EventLogEntry, **more: Any) -> None:
+        if event.user_message == "2 of pictures":
+            raise OSError("the disk is full")
+        handle(self, event, **more)
+
+    monkeypatch.setattr(type(instance), "handle_new_event", full)
+    result = talkative.execute_in_process(instance=instance, raise_on_error=False)
+    said = [entry.message for entry in instance.all_logs(result.run_id)]
+    assert "Exception while writing logger call to event log" in said
+    assert "100 %" in said
+
+
+@pytest.mark.usefixtures("as_dagster_logs")
 def test_events_that_are_not_stored_are_not_built_and_the_others_are(
     opened: Callable[[str], DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DagsterLogManager, "log_dagster_event", DagsterLogManager.log_dagster_event)  # put back later
-    event_log.leave_events_out()
+    event_log.shorten_logging()
     instance = opened(OURS)
     handled: list[DagsterEventType | None] = []
     handle = type(instance).handle_new_event

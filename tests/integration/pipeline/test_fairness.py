@@ -30,9 +30,11 @@ from dagster._core.utils import make_new_run_id
 from quel_dagster.adapters.intake import NEXT_PROBE, PROBE_JOB_SECONDS, Pauser, pause_intake, resume_intake
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.pipeline import fairness, sensors
-from quel_dagster.pipeline.fairness import Lanes
+from quel_dagster.pipeline.fairness import Bounds, Lanes, LiveRuns, Load
 from quel_dagster.platform.daemon import PromptRunQueueDaemon
 from quel_dagster.platform.run_queue import AGED, StartOrder
+from quel_dagster.platform.tags import MEMBER_TAG
+from quel_dagster.settings import Settings
 from tests.integration.conftest import events_in_one_file
 from tests.integration.pipeline.test_sensor import sentence, tick
 
@@ -381,6 +383,38 @@ def test_one_daemon_counts_runs_that_begin_and_end_and_reads_each_once(
         enqueue(limited, asked_for(limited))
         assert sorted(launchable()) == sorted([many[2], others[1]]), "an ended run frees its place"
     assert sorted(read) == sorted(by_job[job_id].run_id for job_id in (many[0], many[1], others[0]))
+
+
+def test_ticks_read_each_live_run_once_until_it_has_its_member(
+    dagster: DagsterInstance, queue: JobQueue, worker: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (some, others) = jobs_of_members(worker["DATABASE_URL"], 2, 1)
+    queue.push(*some, *others)
+    enqueue(dagster, asked_for(dagster))
+    by_hand = DagsterRun(job_name="image_job", run_id=make_new_run_id(), status=DagsterRunStatus.STARTED)
+    dagster.run_storage.add_run(by_hand)
+    waiting, read = in_queue(dagster), list[str]()
+    get_runs = dagster.get_runs
+
+    def noted(filters: RunsFilter) -> Sequence[DagsterRun]:
+        runs = get_runs(filters)
+        read.extend(run.run_id for run in runs)
+        return runs
+
+    monkeypatch.setattr(dagster, "get_runs", noted)
+    live_runs, bounds = LiveRuns(), Bounds.of(Settings.of_process())
+    member, other = (run.tags[MEMBER_TAG] for run in waiting[:2])
+
+    def load() -> Load:
+        return live_runs.load(dagster, bounds)
+
+    assert load() == Load(bounds.queued - 3, {member: 2, other: 1}, {member: 2, other: 1, "": 1})
+    end(dagster, waiting[0], DagsterEventType.RUN_START)
+    end(dagster, waiting[1])
+    dagster.add_run_tags(by_hand.run_id, {MEMBER_TAG: other})
+    assert load() == Load(bounds.queued - 1, {member: 1}, {member: 2, other: 1})
+    assert load().live == {member: 2, other: 1}
+    assert sorted(read) == sorted([by_hand.run_id, by_hand.run_id, *(run.run_id for run in waiting)])
 
 
 def test_runs_that_wait_for_their_members_limit_leave_room_for_others(
