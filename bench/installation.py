@@ -10,6 +10,7 @@ Bare workers wait on the same list of ids in another database of the same Redis.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -139,8 +140,8 @@ class Client:
         """The rows of a batch job of so many pictures, without pushing it."""
         counts = [per_unit] * (pictures // per_unit) + [pictures % per_unit] * (pictures % per_unit > 0)
         combinations = [
-            {"angle": "front", "shot": "full-body", "quantity": count, "fx": f"{number}"}
-            for number, count in enumerate(counts)
+            {"angle": "front", "shot": "full-body", "quantity": count, "fx": fx}
+            for count, fx in zip(counts, itertools.cycle(("speed-lines", "impact", "aura", "emotion")), strict=False)
         ]
         job_id, _ = await self.database.web_app.insert_job(
             NewJob(

@@ -37,7 +37,7 @@ WAIT_SECONDS = 6.0
 APART_SECONDS = 1.0
 #: Maximum of runs that one tick requests; more ids stay in Redis. The daemon creates them one after the other within
 #: the tick, which stays well below a second with this number; a burst of 20 ids takes two ticks.
-RUNS_PER_TICK = 12
+RUNS_PER_TICK = 10
 #: An id may be pushed a moment before its row is committed: after this many checks, one per tick, it is dead.
 ROW_CHECKS = 3
 NOT_A_UUID = "not a UUID"

@@ -80,7 +80,7 @@ NO_INTERVAL = 1
 SLOT_POLL_SECONDS = 0.2
 #: seconds between two submissions that wake the run queue. A run that is submitted to a quiet queue starts at once, and
 #: those of a burst a few at a time: each iteration reads the queue and the launched runs
-QUEUE_SECONDS = 0.1
+QUEUE_SECONDS = 0.25
 #: seconds between two searches for dead runs to retry
 RETRY_POLL_SECONDS = 1.0
 #: retries made at a time: as many as this process may have connections to Dagster's storage

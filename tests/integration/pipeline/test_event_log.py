@@ -307,7 +307,7 @@ def talkative() -> None:
     speak()
 
 
-def told(instance: DagsterInstance) -> list[tuple[Any, ...]]:
+def left_by_a_run(instance: DagsterInstance) -> list[tuple[Any, ...]]:
     """Return everything that one run left in the event log and that does not differ between two runs."""
     before = time.time()
     result = talkative.execute_in_process(instance=instance, raise_on_error=False)
@@ -331,7 +331,7 @@ def test_events_and_lines_that_take_the_short_way_are_those_of_dagster(
         return re.findall(r" - talkative - [0-9a-f-]{36} - (.*)", capfd.readouterr().err)
 
     instance = opened(OURS + "python_logs: {python_log_level: INFO}\n")
-    logs, console = told(instance), shown()
+    logs, console = left_by_a_run(instance), shown()
     assert [line for line in console if "2 of pictures" in line]
     event_log.shorten_logging()
     records: list[logging.LogRecord] = []
@@ -343,7 +343,7 @@ def test_events_and_lines_that_take_the_short_way_are_those_of_dagster(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DagsterLogManager, "makeRecord", made)
-        assert told(instance) == logs
+        assert left_by_a_run(instance) == logs
     assert shown() == console
     assert len(records) < len(logs) / 2, "most have no record"
 
