@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from bench.installation import Installation, Workers, installation
 from bench.report import Figure, grid, line, median
@@ -52,12 +52,15 @@ async def _walls(at: Installation, call: float, rounds: int) -> tuple[list[float
 
 def o2(*, quick: bool) -> Figure:
     """CPU of everything but Gemini, many runs in flight, over jobs of several sizes."""
-    sizes, jobs = ((1, 6), 10) if quick else ((1, 4, 12), 50)
+    sizes, jobs, rounds = ((1, 6), 10, 1) if quick else ((1, 4, 12), 50, 3)
+    taken: dict[bool, list[dict[int, dict[str, float]]]] = {True: [], False: []}
     with installation() as at:
-        with at.bare(1) as workers:
-            bare = asyncio.run(_cpu(at, workers, sizes, jobs, bare=True))
-        with at.worker() as workers:
-            full = asyncio.run(_cpu(at, workers, sizes, jobs, bare=False))
+        for _ in range(rounds):
+            with at.bare(1) as workers:
+                taken[True].append(asyncio.run(_cpu(at, workers, sizes, jobs, bare=True)))
+            with at.worker() as workers:
+                taken[False].append(asyncio.run(_cpu(at, workers, sizes, jobs, bare=False)))
+    bare, full = (_medians(taken[kind]) for kind in (True, False))
     added = [(size, sum(full[size].values()) - sum(bare[size].values())) for size in sizes]
     per_picture, per_job = line(added)
     parts = sorted(full[sizes[0]])
@@ -70,7 +73,7 @@ def o2(*, quick: bool) -> Figure:
         per_job <= 0.15 and per_picture <= 0.005,
         f"CPU of worker, daemon, code server, webserver, Redis and PostgreSQL for {jobs} jobs pushed at once, Gemini "
         f"{IN_FLIGHT_SECONDS:g} s a call, less what they take at rest in that time, less the same for a bare worker "
-        "without limits. Milliseconds a job:\n\n"
+        f"without limits. Medians of {rounds}, in turn. Milliseconds a job:\n\n"
         + grid(
             ("", *(f"{size} pictures{of}" for size in sizes for of in ("", ", bare"))),
             [
@@ -82,6 +85,14 @@ def o2(*, quick: bool) -> Figure:
             ],
         ),
     )
+
+
+def _medians(rounds: Sequence[dict[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
+    """The median of each part for each size."""
+    return {
+        size: {part: median([found[size][part] for found in rounds]) for part in parts}
+        for size, parts in rounds[0].items()
+    }
 
 
 async def _cpu(
@@ -124,7 +135,7 @@ def _parts(at: Installation, workers: Workers) -> dict[str, float]:
 
 def t1(*, quick: bool) -> Figure:
     """All workers busy with jobs of twenty pictures that Gemini answers at once."""
-    jobs, rounds = (4, 1) if quick else (8, 3)
+    jobs, rounds = (4, 1) if quick else (8, 5)
     cores = len(os.sched_getaffinity(0))
     rates: dict[bool, list[float]] = {True: [], False: []}
     with installation() as at:
