@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import psycopg
 
 from bench.installation import ROOT, Client, Installation, installation
 from bench.report import Figure, grid, median
+from quel_dagster.adapters.database import statements
 
 #: Passed to the definitions in this variable.
 STEPS_AT_A_TIME = "BENCH_STEPS_AT_A_TIME"
@@ -37,10 +39,14 @@ PICTURES, CALL, CALLS_AT_A_TIME = 4, 1.0, 2
 SHAPES = {"four steps of one picture": 1, "one step of four pictures": PICTURES}
 #: Step processes that stock Dagster may have: calls are waiting, so that it ends sooner than with 2 or 3 on two cores.
 STEPS = PICTURES
-_EVERY_CLAIM = "v_token := nextval('quel_dagster.lease_token');"
-_FIRST_CLAIM = (
-    "v_token := coalesce(case when v_lease.run_id = p_run then v_lease.token end, nextval('quel_dagster.lease_token'));"
-)
+#: Changes to the claim of a job: a run that claims again keeps its token, and its other process has not died.
+_OF_ONE_RUN = {
+    "v_token := nextval('quel_dagster.lease_token');": (
+        "v_token := coalesce("
+        "case when v_lease.run_id = p_run then v_lease.token end, nextval('quel_dagster.lease_token'));"
+    ),
+    "v_lease.worker <> p_worker": "v_lease.worker <> p_worker and v_lease.run_id <> p_run",
+}
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,15 @@ def _share_leases(at: Installation) -> None:
 
     In the product, where a run has one process, each claim takes a new token and so fences off the one before.
     """
+    name = re.search(r"\w+\.claim_job_v\d+", str(statements.CLAIM_JOB))
+    assert name is not None
     with psycopg.connect(at.stack.endpoints.database_url, autocommit=True) as connection:
-        row = connection.execute("select pg_get_functiondef('quel_dagster.claim_job_v2'::regproc)").fetchone()
+        row = connection.execute("select pg_get_functiondef(%s::regproc)", (name[0],)).fetchone()
         claim = str(row[0]) if row else ""
-        assert claim.count(_EVERY_CLAIM) == 1
-        connection.execute(claim.replace(_EVERY_CLAIM, _FIRST_CLAIM).encode())
+        for found, changed in _OF_ONE_RUN.items():
+            assert claim.count(found) == 1, f"{name[0]} has not {found!r} once"
+            claim = claim.replace(found, changed)
+        connection.execute(claim.encode())
 
 
 @contextmanager
