@@ -78,9 +78,9 @@ SENSOR_LOOP_SECONDS, SENSOR_LOOP_LEAST_SECONDS = 1.0, 0.2
 NO_INTERVAL = 1
 #: seconds between two checks whether a run has ended, while others wait for its slot
 SLOT_POLL_SECONDS = 0.2
-#: seconds between two submissions that wake the run queue. A run that is submitted to a quiet queue starts at once, and
-#: those of a burst a few at a time: each iteration reads the queue and the launched runs
-QUEUE_SECONDS = 0.25
+#: seconds between two submissions that wake the run queue, and more for each launched run. A run that is submitted to a
+#: quiet queue starts at once, and those of a burst a few at a time: each iteration reads queue and launched runs
+QUEUE_SECONDS, QUEUE_SECONDS_PER_RUN = 0.05, 0.002
 #: seconds between two searches for dead runs to retry
 RETRY_POLL_SECONDS = 1.0
 #: retries made at a time: as many as this process may have connections to Dagster's storage
@@ -377,7 +377,8 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
         active = _count(instance, *ACTIVE_RUN_STATUSES) if waiting else 0
         while (left := until - time.monotonic()) > 0 and not shutdown_event.is_set():
             if run_submitted.wait(min(left, SLOT_POLL_SECONDS)):
-                shutdown_event.wait(max(0.0, self._woken + QUEUE_SECONDS - time.monotonic()))
+                pace = QUEUE_SECONDS + QUEUE_SECONDS_PER_RUN * len(self._in_progress)
+                shutdown_event.wait(max(0.0, self._woken + pace - time.monotonic()))
                 self._woken = time.monotonic()
                 return
             if waiting and _count(instance, *ACTIVE_RUN_STATUSES) < active:

@@ -45,7 +45,7 @@ class Stack:
         echo: called with one line per event, from several threads.
         restart: wait for given servers at the start, and restart a service that ends by itself; else a server that
             does not answer is refused, and `check` raises and `wait` returns.
-        only: names of the services to run (`postgres`, `redis`, `gemini`, `code-server`, `webserver`,
+        only: names of the services to run (`postgres`, `redis`, `gemini`, `fork-server`, `code-server`, `webserver`,
             `daemon`, `worker`); all by default. Dependencies that are left out count as ready.
         definitions: module of the code server and the worker.
         environment: more environment variables for every service.

@@ -54,7 +54,7 @@ SECRETS = {
 }
 ROOT = Path(__file__).parents[2]
 BACKING = ("postgres", "redis")
-PLATFORM = ("code-server", "webserver", "daemon")
+PLATFORM = ("fork-server", "code-server", "webserver", "daemon")
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class Installation:
         return self.backing if service in BACKING else self.platform
 
     def kill_service(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Signal PostgreSQL, Redis, the code server, the webserver or the daemon, and wait until it has ended.
+        """Signal PostgreSQL, Redis or a service of the platform, and wait until it has ended.
 
         Its supervisor starts it again.
         """

@@ -238,6 +238,7 @@ class Soak:
             (5, self._kill_host),
             (3, lambda: self._kill_service("code-server")),
             (2, lambda: self._kill_service("daemon")),
+            (1, lambda: self._kill_service("fork-server")),
             (2, lambda: self._kill_service("redis")),
             (2, lambda: self._kill_service("postgres")),
             (10, self._cut),

@@ -181,7 +181,7 @@ async def test_three_times_in_a_row_without_a_picture_more(desk: Desk) -> None:
 # --- the platform ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("service", [pytest.param("code-server", marks=pytest.mark.fault_all), "daemon"])
+@pytest.mark.parametrize("service", [pytest.param("code-server", marks=pytest.mark.fault_all), "daemon", "fork-server"])
 async def test_after_the_pop_before_the_run_exists(desk: Desk, service: str) -> None:
     """The id is in jobs:processing; the process that would launch its run is dead.
 

@@ -143,6 +143,10 @@ def test_runs_of_a_burst_are_launched_a_few_at_a_time(monkeypatch: pytest.Monkey
     assert seconds_of_wait() > 0.25
     queue._woken = 0.0  # long ago
     assert seconds_of_wait() < 0.25
+    monkeypatch.setattr(daemon, "QUEUE_SECONDS", 0.0)
+    assert seconds_of_wait() < 0.25
+    queue._in_progress = {str(number): object() for number in range(200)}  # type: ignore[misc]
+    assert seconds_of_wait() > 0.25, "a look at many launched runs costs more"
 
 
 def test_a_run_that_ends_wakes_the_queue_while_others_wait() -> None:

@@ -1,4 +1,4 @@
-"""One plan for all runs of a job whose configs differ in their values only."""
+"""One plan for all runs of a job with configs that differ in their values only."""
 
 from __future__ import annotations
 
