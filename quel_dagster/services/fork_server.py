@@ -46,7 +46,7 @@ class Request(BaseModel):
 
 
 def load(definitions: str, modules: Sequence[str]) -> None:
-    """Load what the services share; what cannot be loaded is left to the process that needs it, which says why."""
+    """Load what the services share; a process that needs definitions which do not load says why."""
     try:
         preload.load(definitions)
     except Exception:  # noqa: BLE001  their code may raise anything
@@ -94,11 +94,14 @@ class ForkServer:
         """Fork for the next request; return its command line in the forked process."""
         asker = self._listener.accept()[0]
         asker.settimeout(REQUEST_SECONDS)
+        descriptors: list[int] = []
         try:
             text, descriptors, _, _ = socket.recv_fds(asker, REQUEST_BYTES, 1)
             request = Request.model_validate_json(text)
             output = descriptors[0]
         except (OSError, ValueError, IndexError):  # also a probe whether the server listens
+            for each in descriptors:
+                os.close(each)
             asker.close()
             return None
         parent = os.getpid()

@@ -161,6 +161,19 @@ def test_a_request_that_is_none_is_refused(text: bytes, server: _Server) -> None
     assert server.start("exit")[0].wait(HANG) == 7
 
 
+def test_the_descriptor_of_a_refused_request_is_closed(server: _Server) -> None:
+    def opened() -> int:
+        return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+    before = opened()
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(HANG)
+        stranger.connect(str(server.socket))
+        socket.send_fds(stranger, [b"no JSON"], [1])
+        assert stranger.recv(100) == b""
+    assert opened() == before
+
+
 def test_definitions_that_do_not_load_do_not_stop_it(folder: Path) -> None:
     server = _Server(folder, "no_such_module")
     try:
