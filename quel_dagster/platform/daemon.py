@@ -68,6 +68,7 @@ from quel_dagster.platform.kept_plans import keep_plans
 from quel_dagster.platform.launcher import QuelRunLauncher
 from quel_dagster.platform.lost_starts import LostStarts
 from quel_dagster.platform.run_queue import StartOrder, continues_work, run_submitted
+from quel_dagster.platform.run_states import read_back
 from quel_dagster.platform.runs import job_of, runs_of
 from quel_dagster.platform.tags import OUTCOME_TAG, REFUSED, STEP_FAILURES_TAG
 from quel_dagster.settings import Settings
@@ -100,6 +101,7 @@ def replace_loops() -> None:
     for module, name, value in (
         (sensor, "MIN_INTERVAL_LOOP_TIME", SENSOR_LOOP_SECONDS),
         (sensor, "is_under_min_interval", is_under_min_interval),
+        (sensor, "_submit_run_request", submit_run_request),
         (controller, "SensorDaemon", PromptSensorDaemon),
         (controller, "QueuedRunCoordinatorDaemon", PromptRunQueueDaemon),
         (controller, "EventLogConsumerDaemon", PromptRetryDaemon),
@@ -117,6 +119,16 @@ def is_under_min_interval(state: Any, remote_sensor: Any, *arguments: Any) -> bo
     if remote_sensor.min_interval_seconds == NO_INTERVAL:
         return False
     return _is_under_min_interval is not None and _is_under_min_interval(state, remote_sensor, *arguments)
+
+
+_submit_run_request: Callable[..., Any] | None = getattr(sensor, "_submit_run_request", None)
+
+
+def submit_run_request(*arguments: Any, **named: Any) -> Any:
+    """Create and submit a run of a sensor; what was just written is not read again."""
+    assert _submit_run_request is not None  # noqa: S101  replaces it where it exists
+    with read_back.active():
+        return _submit_run_request(*arguments, **named)
 
 
 class PromptSensorDaemon(SensorDaemon):
@@ -320,7 +332,8 @@ class PromptRunQueueDaemon(QueuedRunCoordinatorDaemon):
         launcher = instance.run_launcher
         if isinstance(launcher, QuelRunLauncher) and not launcher.takes_runs():
             return False
-        return bool(super()._dequeue_run(instance, *args, **options))
+        with read_back.active():
+            return bool(super()._dequeue_run(instance, *args, **options))
 
     @override
     def _get_runs_to_dequeue(self, *args: Any, **options: Any) -> list[DagsterRun]:

@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterInstance, DagsterLogManager
-from sqlalchemy import Connection
+from dagster import AssetCheckEvaluation, AssetKey, DagsterEvent, DagsterEventType, DagsterInstance, DagsterLogManager
+from sqlalchemy import Connection, Insert, exists, literal, select
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
 
@@ -29,10 +29,13 @@ from quel_dagster.platform.internals import (
     ASSET_CHECK_EVENTS,
     ASSET_EVENTS,
     ASSET_KEY_INDEX_COLS,
+    AssetCheckExecutionRecordStatus,
+    AssetCheckExecutionsTable,
     AssetKeyTable,
     DagsterEventBatchMetadata,
     EventListenerLogHandler,
     EventLogEntry,
+    PoolConfig,
     PostgresEventLogStorage,
     SqlEventLogStorageTable,
     create_pg_connection,
@@ -40,8 +43,16 @@ from quel_dagster.platform.internals import (
 from quel_dagster.platform.storage_connections import without_a_turn
 
 #: Events that are not stored: a run page lists them between those that matter, and nothing reads them. The end of a
-#: step's work on an output is its STEP_OUTPUT. They would be a quarter of the rows of a run.
-OMITTED = frozenset({DagsterEventType.STEP_INPUT, DagsterEventType.LOADED_INPUT, DagsterEventType.HANDLED_OUTPUT})
+#: step's work on an output is its STEP_OUTPUT; resources are objects of the process. They would be a third of all rows.
+OMITTED = frozenset(
+    {
+        DagsterEventType.STEP_INPUT,
+        DagsterEventType.LOADED_INPUT,
+        DagsterEventType.HANDLED_OUTPUT,
+        DagsterEventType.RESOURCE_INIT_STARTED,
+        DagsterEventType.RESOURCE_INIT_SUCCESS,
+    }
+)
 
 
 def shorten_logging() -> None:
@@ -134,6 +145,13 @@ class NewEvent:
     def is_check(self) -> bool:
         return self.entry.dagster_event_type in ASSET_CHECK_EVENTS
 
+    @property
+    def result(self) -> AssetCheckEvaluation | None:
+        """The result of a check, if a run made it."""
+        event = self.entry.dagster_event
+        evaluated = event is not None and event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION
+        return event.event_specific_data if evaluated and self.entry.run_id else None  # type: ignore[union-attr, return-value]
+
 
 class GatheredEvents(PostgresEventLogStorage):
     """The event log; see the module."""
@@ -141,6 +159,7 @@ class GatheredEvents(PostgresEventLogStorage):
     def __init__(self, postgres_url: str, *arguments: Any, **more: Any) -> None:
         self._writer: EventWriter[NewEvent] | None = None
         self._writer_lock = threading.Lock()
+        self._pool_config: PoolConfig | None = None
         super().__init__(postgres_url, *arguments, **more)
 
     @override
@@ -166,6 +185,13 @@ class GatheredEvents(PostgresEventLogStorage):
                 self._writer.close()
                 self._writer = None
         super().dispose()
+
+    @override
+    def get_pool_config(self) -> PoolConfig:
+        """Return what dagster.yaml says. Each run asks, and Dagster would ask for the run queue's limits each time."""
+        if self._pool_config is None:
+            self._pool_config = super().get_pool_config()
+        return self._pool_config
 
     def _new_event(self, event: EventLogEntry) -> NewEvent:
         return NewEvent(self._event_to_row(event), event)
@@ -207,8 +233,11 @@ class GatheredEvents(PostgresEventLogStorage):
                 for new, storage_id in zip(news, connection.execute(written, rows).scalars(), strict=True):
                     new.storage_id = storage_id
             self._write_assets(connection, [new for new in news if new.asset_key])
+            for new in news:
+                if new.result is not None:
+                    connection.execute(_result_of_check(new, new.result))
         for new in news:
-            if new.is_check:
+            if new.is_check and new.result is None:
                 self.store_asset_check_event(new.entry, new.storage_id)
 
     def _write_assets(self, connection: Connection, news: Sequence[NewEvent]) -> None:
@@ -222,19 +251,43 @@ class GatheredEvents(PostgresEventLogStorage):
         for key_text, values in sorted(columns.items()):
             alike[tuple(values)].append({"asset_key": key_text, **values})
         for names, rows in alike.items():
-            insert, row = postgresql.insert(AssetKeyTable), [AssetKeyTable.c.asset_key]
+            insert, row = postgresql.insert(AssetKeyTable).values(rows), [AssetKeyTable.c.asset_key]
             changed = {name: insert.excluded[name] for name in names}
             upsert = (
                 insert.on_conflict_do_update(index_elements=row, set_=changed)
                 if names
                 else insert.on_conflict_do_nothing(index_elements=row)
             )
-            connection.execute(upsert, rows)
+            connection.execute(upsert)
         self._store_asset_event_tags(
             connection,
             [new.entry for new in news],
             [new.storage_id for new in news],  # type: ignore[misc]
         )
+
+
+def _result_of_check(new: NewEvent, result: AssetCheckEvaluation) -> Insert:
+    """Return the statement that records a result, in the row of the planned check where the run has one."""
+    table, target = AssetCheckExecutionsTable, result.target_materialization_data
+    status = AssetCheckExecutionRecordStatus.SUCCEEDED if result.passed else AssetCheckExecutionRecordStatus.FAILED
+    names = {
+        "asset_key": result.asset_key.to_string(),
+        "check_name": result.check_name,
+        "run_id": new.entry.run_id,
+        "partition": result.partition,
+    }
+    values = {
+        "execution_status": status.value,
+        "evaluation_event": new.row["event"],
+        "evaluation_event_timestamp": new.row["timestamp"],
+        "evaluation_event_storage_id": new.storage_id,
+        "materialization_event_storage_id": target.storage_id if target else None,
+    }
+    same = [table.c[name].is_not_distinct_from(value) for name, value in names.items()]
+    planned = table.update().where(*same).values(values).returning(table.c.id).cte("planned")
+    row = {**names, **values}
+    literals = [literal(value, table.c[name].type) for name, value in row.items()]
+    return table.insert().from_select(list(row), select(*literals).where(~exists(select(planned.c.id))))
 
 
 def _ends_run(event: EventLogEntry) -> bool:

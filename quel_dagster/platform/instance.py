@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun
 from typing_extensions import override
 
 from quel_dagster.platform.internals import DagsterEventBatchMetadata, EventLogEntry, InstanceRef
+from quel_dagster.platform.run_states import read_back
 
 #: Events that are written together when Dagster announces them as a batch, as those of a run's planned assets.
 MOST_IN_A_BATCH = 1000
@@ -55,5 +56,25 @@ class QuelInstance(DagsterInstance):
         self.event_log_storage.store_event(event)
         if dagster_event and dagster_event.is_job_event:
             self.run_storage.handle_run_event(event.run_id, dagster_event, datetime.fromtimestamp(event.timestamp, UTC))
+            read_back.change(event.run_id, dagster_event)
         for notify in self._subscribers_impl[event.run_id]:
             notify(event)
+
+    @override
+    def create_run(self, **run: Any) -> DagsterRun:
+        created = super().create_run(**run)
+        read_back.keep(created, written=True)
+        return created
+
+    @override
+    def add_run_tags(self, run_id: str, new_tags: Mapping[str, str]) -> None:
+        super().add_run_tags(run_id, new_tags)
+        read_back.forget()
+
+    @override
+    def get_run_by_id(self, run_id: str) -> DagsterRun | None:
+        run = read_back.take(run_id)
+        if run is None:
+            run = super().get_run_by_id(run_id)
+            read_back.keep(run)
+        return run

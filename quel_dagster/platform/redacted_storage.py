@@ -21,12 +21,12 @@ from quel_dagster.platform.internals import (
     DagsterStorage,
     EventLogEntry,
     InstigatorTick,
-    PostgresRunStorage,
     PostgresScheduleStorage,
     TickData,
     deserialize_value,
     serialize_value,
 )
+from quel_dagster.platform.run_states import RunStates
 from quel_dagster.redaction import redact
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class RedactedTicks(PostgresScheduleStorage):
         return super().update_tick(InstigatorTick(tick.tick_id, redacted(tick.tick_data)))
 
 
-class RedactedRuns(PostgresRunStorage):
+class RedactedRuns(RunStates):
     """Redacts the heartbeats of daemons."""
 
     @override

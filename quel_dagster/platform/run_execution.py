@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +22,7 @@ from quel_dagster.platform.internals import (
     InMemoryJob,
     ResolvedRunConfig,
     execute_run_iterator,
+    resources_builder,
     serializable_error_info_from_exc_info,
 )
 
@@ -43,6 +45,13 @@ def resolve_config_once() -> None:
         return resolved
 
     ResolvedRunConfig.build = staticmethod(build)  # type: ignore[method-assign]
+
+
+def keep_resource_types() -> None:
+    """From now on, make the tuple type for a set of resources once; Dagster makes three new types for each step."""
+
+    make = cache(resources_builder.namedtuple)
+    resources_builder.namedtuple = lambda name, fields: make(name, tuple(fields))
 
 
 class LoadedJob(InMemoryJob):

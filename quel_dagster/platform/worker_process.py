@@ -29,7 +29,7 @@ from quel_dagster.platform.broker import QUEUE, TASK, celery_app
 from quel_dagster.platform.event_log import shorten_logging
 from quel_dagster.platform.event_writer import gather_events
 from quel_dagster.platform.outages import retry_long
-from quel_dagster.platform.run_execution import RunExecution, resolve_config_once
+from quel_dagster.platform.run_execution import RunExecution, keep_resource_types, resolve_config_once
 from quel_dagster.platform.stops import stops
 from quel_dagster.platform.workers import WorkerBoard
 from quel_dagster.settings import Settings
@@ -70,6 +70,7 @@ class WorkerProcess:
         gather_events()
         retry_long()
         resolve_config_once()
+        keep_resource_types()
         shorten_logging()
         self._instance = DagsterInstance.get()
         self._instance.get_runs(limit=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,11 +13,21 @@ from uuid import UUID
 import psycopg
 import pytest
 from dagster import DagsterInstance
+from dagster._core.instance import InstanceRef
 
 from quel_dagster.adapters.database.process import DatabaseProcess
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.engine.process import EngineProcess
+from quel_dagster.platform.storage_connections import close_connections
+from quel_dagster.services.endpoints import Endpoints
 from tests.integration.conftest import Look, NewlyMade, Office
+
+OURS = (
+    "storage: {custom: {module: quel_dagster.platform.storage, class: InstanceStorage, "
+    "config: {url_from: DAGSTER_POSTGRES_URL}}}\n"
+    "instance_class: {module: quel_dagster.platform.instance, class: QuelInstance}\n"
+)
+DAGSTERS = "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n"
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +43,24 @@ def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
     """One instance for all tests of this process; each test reads only its own runs."""
     with DagsterInstance.from_config(str(dagster_home)) as instance:
         yield instance
+
+
+@pytest.fixture
+def opened(
+    endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], DagsterInstance]]:
+    """Opens Dagster's instance on PostgreSQL, with the storage of its argument: OURS or DAGSTERS."""
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", endpoints.dagster_postgres_url)
+    with ExitStack() as exits:
+
+        def open_instance(storage: str) -> DagsterInstance:
+            folder = tmp_path / str(len(storage))
+            folder.mkdir()
+            (folder / "dagster.yaml").write_text(storage + "telemetry: {enabled: false}\n")
+            return exits.enter_context(DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))))
+
+        yield open_instance
+    close_connections()
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckResult,
     AssetCheckSpec,
     AssetKey,
@@ -38,35 +37,12 @@ from dagster import (
     multi_asset,
     op,
 )
-from dagster._core.instance import InstanceRef
+from dagster._core.instance.config import PoolGranularity
+from dagster._core.utils import make_new_run_id
 
 from quel_dagster.platform import event_log, event_writer, input_versions
-from quel_dagster.platform.storage_connections import close_connections
 from quel_dagster.services.endpoints import Endpoints
-
-OURS = (
-    "storage: {custom: {module: quel_dagster.platform.storage, class: InstanceStorage, "
-    "config: {url_from: DAGSTER_POSTGRES_URL}}}\n"
-    "instance_class: {module: quel_dagster.platform.instance, class: QuelInstance}\n"
-)
-DAGSTERS = "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}\n"
-
-
-@pytest.fixture
-def opened(
-    endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], DagsterInstance]]:
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", endpoints.dagster_postgres_url)
-    with ExitStack() as exits:
-
-        def open_instance(storage: str) -> DagsterInstance:
-            folder = tmp_path / str(len(storage))
-            folder.mkdir()
-            (folder / "dagster.yaml").write_text(storage + "telemetry: {enabled: false}\n")
-            return exits.enter_context(DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))))
-
-        yield open_instance
-    close_connections()
+from tests.integration.pipeline.conftest import DAGSTERS, OURS
 
 
 def two_assets(prefix: str, meanwhile: Callable[[], object] = lambda: None) -> JobDefinition:
@@ -106,7 +82,9 @@ def tables(url: str, prefix: str, run_id: str) -> dict[str, Any]:
         "assets": "select asset_key, last_run_id, last_materialization, last_materialization_timestamp is not null"
         " from asset_keys where asset_key like %s order by asset_key",
         "tags": "select asset_key, key from asset_event_tags where asset_key like %s order by asset_key, key",
-        "checks": "select asset_key, check_name, execution_status, evaluation_event from asset_check_executions"
+        "checks": "select asset_key, check_name, partition, execution_status, evaluation_event,"
+        " evaluation_event_storage_id::text, materialization_event_storage_id::text,"
+        " evaluation_event_timestamp - create_timestamp between '-1 min' and '1 min' from asset_check_executions"
         " where asset_key like %s order by id",
         "events": "select dagster_event_type, asset_key, partition, step_key from event_logs where asset_key like %s"
         " order by id",
@@ -123,6 +101,8 @@ def tables(url: str, prefix: str, run_id: str) -> dict[str, Any]:
 def _same(value: Any, prefix: str, run_id: str, ids: dict[str, str]) -> Any:
     if not isinstance(value, str):
         return value
+    if value in ids:
+        return ids[value].replace(prefix, "<prefix>")
     value = value.replace(run_id, "<run>")
     try:
         document = json.loads(value)
@@ -164,6 +144,41 @@ def test_the_tables_of_assets_are_those_that_dagster_writes(
     assert found == expected
     assert [len(found[name]) for name in ("assets", "checks")] == [3, 1]
     assert found["tags"], "Dagster finds data versions by them"
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("planned", 1), ("unplanned", 1), ("runless", 2)])
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_result_of_a_check_is_one_row_also_when_it_is_written_again(
+    opened: Callable[[str], DagsterInstance], endpoints: Endpoints, kind: str, rows: int, passed: bool
+) -> None:
+    def left(storage: str, prefix: str) -> list[Any]:
+        instance = opened(storage)
+        definition = two_assets(prefix)
+        run_id = "" if kind == "runless" else make_new_run_id()
+        if kind == "planned":
+            instance.create_run_for_job(definition, run_id=run_id)
+        result = AssetCheckEvaluation(AssetKey([prefix, "picture"]), "sharp", passed, {}, None, blocking=False)
+        event = DagsterEvent("ASSET_CHECK_EVALUATION", definition.name, event_specific_data=result)
+        entry = EventLogEntry(None, 20, "", run_id, time.time(), job_name=definition.name, dagster_event=event)  # type: ignore[no-untyped-call]
+        for _ in range(2):
+            instance.event_log_storage.store_event(entry)
+        return tables(endpoints.dagster_postgres_url.replace("+psycopg2", ""), prefix, run_id or "none")["checks"]
+
+    prefix = f"{kind}{passed}"
+    expected = left(DAGSTERS, f"theirs{prefix}")
+    assert len(expected) == rows
+    assert left(OURS, f"ours{prefix}") == expected
+
+
+def test_the_pools_of_a_run_are_those_of_dagster_yaml(
+    opened: Callable[[str], DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster would also ask for the limits of the run queue, and so for the live workers."""
+    instance = opened(OURS + "concurrency: {pools: {default_limit: 7, granularity: run}}\n")
+    asked = instance.event_log_storage.get_pool_config()
+    assert (asked.default_pool_limit, asked.pool_granularity) == (7, PoolGranularity.RUN)
+    monkeypatch.setattr(type(instance), "get_concurrency_config", lambda _: pytest.fail("asked again"))
+    assert instance.event_log_storage.get_pool_config() == asked
 
 
 @pytest.fixture

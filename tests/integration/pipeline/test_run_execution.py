@@ -12,8 +12,8 @@ from dagster._core.code_pointer import CustomPointer, ModuleCodePointer
 from dagster._core.errors import DagsterInvariantViolationError
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
-from quel_dagster.platform.internals import ResolvedRunConfig
-from quel_dagster.platform.run_execution import RunExecution, resolve_config_once
+from quel_dagster.platform.internals import ResolvedRunConfig, resources_builder
+from quel_dagster.platform.run_execution import RunExecution, keep_resource_types, resolve_config_once
 
 TOYS = """
 import dagster
@@ -110,3 +110,25 @@ def test_config_of_a_run_is_resolved_once_and_never_used_for_another(monkeypatch
     assert resolved == ["a", "b", "a"]
     ResolvedRunConfig.build(speak.with_top_level_resources({}), {"ops": {"say": {"config": "a"}}})
     assert resolved == ["a", "b", "a", "a"], "of another job"
+
+
+def test_the_type_of_a_set_of_resources_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    make = resources_builder.namedtuple
+
+    def counted(name: str, fields: Any) -> type:
+        made.append((name, *fields))
+        kind: type = make(name, fields)
+        return kind
+
+    monkeypatch.setattr(resources_builder, "namedtuple", counted)
+    keep_resource_types()
+    builder = resources_builder.ScopedResourcesBuilder({"queue": "a queue", "engine": "an engine"}, False)
+    for _ in range(3):
+        both = builder.build({"queue", "engine"})
+        assert (both.queue, both.engine) == ("a queue", "an engine")
+        assert both.original_resource_dict == {"queue": "a queue", "engine": "an engine"}
+    other = resources_builder.ScopedResourcesBuilder({"queue": "another"}, False).build({"queue"})
+    assert other.queue == "another"
+    assert not hasattr(other, "engine")
+    assert len(made) == 2

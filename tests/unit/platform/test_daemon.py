@@ -19,6 +19,7 @@ from dagster._daemon.daemon import SensorDaemon
 from quel_dagster.platform import daemon
 from quel_dagster.platform.internals import check_internals
 from quel_dagster.platform.run_queue import RunQueue, run_submitted
+from quel_dagster.platform.run_states import read_back
 from quel_dagster.platform.tags import JOB_ID_TAG
 
 
@@ -26,6 +27,7 @@ from quel_dagster.platform.tags import JOB_ID_TAG
 def _as_shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sensor, "MIN_INTERVAL_LOOP_TIME", sensor.MIN_INTERVAL_LOOP_TIME)
     monkeypatch.setattr(sensor, "is_under_min_interval", sensor.is_under_min_interval)
+    monkeypatch.setattr(sensor, "_submit_run_request", sensor._submit_run_request)
     monkeypatch.setattr(controller, "QueuedRunCoordinatorDaemon", controller.QueuedRunCoordinatorDaemon)
     monkeypatch.setattr(controller, "EventLogConsumerDaemon", controller.EventLogConsumerDaemon)
     monkeypatch.setattr(controller, "MonitoringDaemon", controller.MonitoringDaemon)
@@ -52,6 +54,7 @@ def test_the_loop_reads_the_constant_at_every_turn(monkeypatch: pytest.MonkeyPat
     [
         (sensor, "MIN_INTERVAL_LOOP_TIME"),
         (sensor, "is_under_min_interval"),
+        (sensor, "_submit_run_request"),
         (controller, "QueuedRunCoordinatorDaemon"),
         (controller, "EventLogConsumerDaemon"),
         (controller, "MonitoringDaemon"),
@@ -75,6 +78,18 @@ def test_interval_of_one_second_means_no_interval(interval: int, early: bool) ->
     state: Any = SimpleNamespace(instigator_data=began_now)
     remote: Any = SimpleNamespace(min_interval_seconds=interval)
     assert sensor.is_under_min_interval(state, remote) is early
+
+
+def test_a_run_of_a_sensor_is_submitted_without_reading_back_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.replace_loops()
+    made = DagsterRun("job")
+
+    def create(run_id: str, **_: object) -> DagsterRun | None:
+        read_back.keep(made, written=True)
+        return read_back.take(run_id)
+
+    monkeypatch.setattr(daemon, "_submit_run_request", create)
+    assert sensor._submit_run_request(made.run_id, logger=None) is made  # type: ignore[call-arg]
 
 
 def test_the_end_of_a_tick_ends_the_wait_of_the_sensor_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
