@@ -17,18 +17,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from dagster import AssetCheckEvaluation, AssetKey, DagsterEvent, DagsterEventType, DagsterInstance, DagsterLogManager
-from sqlalchemy import Connection, Insert, exists, literal, select
+from sqlalchemy import Connection, Insert, bindparam, exists, select
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
 
-from quel_dagster.platform.event_writer import EventWriter, await_values, gathering
+from quel_dagster.platform.event_writer import EventWriter, gathering, step_outputs
 from quel_dagster.platform.internals import (
     ASSET_CHECK_EVENTS,
     ASSET_EVENTS,
-    ASSET_KEY_INDEX_COLS,
     AssetCheckExecutionRecordStatus,
     AssetCheckExecutionsTable,
     AssetKeyTable,
@@ -52,6 +52,12 @@ OMITTED = frozenset(
         DagsterEventType.RESOURCE_INIT_STARTED,
         DagsterEventType.RESOURCE_INIT_SUCCESS,
     }
+)
+
+_NAMES_OF_CHECK = ("asset_key", "check_name", "run_id", "partition")
+_VALUES_OF_CHECK = (
+    *("execution_status", "evaluation_event", "evaluation_event_timestamp"),
+    *("evaluation_event_storage_id", "materialization_event_storage_id"),
 )
 
 
@@ -160,6 +166,7 @@ class GatheredEvents(PostgresEventLogStorage):
         self._writer: EventWriter[NewEvent] | None = None
         self._writer_lock = threading.Lock()
         self._pool_config: PoolConfig | None = None
+        self._write_result = _statement_of_result()
         super().__init__(postgres_url, *arguments, **more)
 
     @override
@@ -209,7 +216,7 @@ class GatheredEvents(PostgresEventLogStorage):
         """Wait until all events and outputs of this run are written. Raises the error if that failed."""
         if self._writer is not None:
             self._writer.flush(run_id)
-        await_values(run_id)
+        step_outputs.write(run_id)
 
     def _open_writer(self) -> EventWriter[NewEvent]:
         with self._writer_lock:
@@ -235,7 +242,7 @@ class GatheredEvents(PostgresEventLogStorage):
             self._write_assets(connection, [new for new in news if new.asset_key])
             for new in news:
                 if new.result is not None:
-                    connection.execute(_result_of_check(new, new.result))
+                    connection.execute(self._write_result, _result_of_check(new, new.result))
         for new in news:
             if new.is_check and new.result is None:
                 self.store_asset_check_event(new.entry, new.storage_id)
@@ -244,9 +251,8 @@ class GatheredEvents(PostgresEventLogStorage):
         """Change the rows of these events' assets, and index the tags of the events."""
         newest = {(new.asset_key, new.entry.dagster_event_type): new for new in news}
         columns: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-        has_time = self.has_secondary_index(ASSET_KEY_INDEX_COLS)
         for (key, _), new in newest.items():
-            columns[key.to_string()] |= self._get_asset_entry_values(new.entry, new.storage_id, has_time)  # type: ignore[union-attr, arg-type]
+            columns[key.to_string()] |= _columns_of_asset(new)  # type: ignore[union-attr]
         alike: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         for key_text, values in sorted(columns.items()):
             alike[tuple(values)].append({"asset_key": key_text, **values})
@@ -266,28 +272,51 @@ class GatheredEvents(PostgresEventLogStorage):
         )
 
 
-def _result_of_check(new: NewEvent, result: AssetCheckEvaluation) -> Insert:
-    """Return the statement that records a result, in the row of the planned check where the run has one."""
-    table, target = AssetCheckExecutionsTable, result.target_materialization_data
+def _columns_of_asset(new: NewEvent) -> dict[str, Any]:
+    """Return what this event changes in the row of its asset, as Dagster does."""
+    event = new.entry.dagster_event
+    columns: dict[str, Any] = {}
+    if event is None or not (
+        event.is_step_materialization or event.is_asset_observation or event.is_asset_materialization_planned
+    ):
+        return columns
+    columns["last_materialization_timestamp"] = datetime.fromtimestamp(new.entry.timestamp, UTC)
+    if not event.is_asset_observation:
+        columns["last_run_id"] = new.entry.run_id
+    if event.is_step_materialization:  # an EventLogRecord, around the event that is written already
+        columns["last_materialization"] = (
+            f'{{"__class__": "EventLogRecord", "event_log_entry": {new.row["event"]}, "storage_id": {new.storage_id}}}'
+        )
+    return columns
+
+
+def _statement_of_result() -> Insert:
+    """Return the statement that records the result of a check, in the row of the planned one where the run has it."""
+    table = AssetCheckExecutionsTable
+    given = {column.name: bindparam(f"of_{column.name}", type_=column.type) for column in table.columns}
+    same = [table.c[name].is_not_distinct_from(given[name]) for name in _NAMES_OF_CHECK]
+    changed = table.update().where(*same).values({name: given[name] for name in _VALUES_OF_CHECK})
+    planned = changed.returning(table.c.id).cte("planned")
+    columns = [*_NAMES_OF_CHECK, *_VALUES_OF_CHECK]
+    row = select(*(given[name] for name in columns)).where(~exists(select(planned.c.id)))
+    return table.insert().from_select(columns, row)
+
+
+def _result_of_check(new: NewEvent, result: AssetCheckEvaluation) -> dict[str, Any]:
+    """Return the parameters of that statement."""
+    target = result.target_materialization_data
     status = AssetCheckExecutionRecordStatus.SUCCEEDED if result.passed else AssetCheckExecutionRecordStatus.FAILED
-    names = {
-        "asset_key": result.asset_key.to_string(),
-        "check_name": result.check_name,
-        "run_id": new.entry.run_id,
-        "partition": result.partition,
+    return {
+        "of_asset_key": result.asset_key.to_string(),
+        "of_check_name": result.check_name,
+        "of_run_id": new.entry.run_id,
+        "of_partition": result.partition,
+        "of_execution_status": status.value,
+        "of_evaluation_event": new.row["event"],
+        "of_evaluation_event_timestamp": new.row["timestamp"],
+        "of_evaluation_event_storage_id": new.storage_id,
+        "of_materialization_event_storage_id": target.storage_id if target else None,
     }
-    values = {
-        "execution_status": status.value,
-        "evaluation_event": new.row["event"],
-        "evaluation_event_timestamp": new.row["timestamp"],
-        "evaluation_event_storage_id": new.storage_id,
-        "materialization_event_storage_id": target.storage_id if target else None,
-    }
-    same = [table.c[name].is_not_distinct_from(value) for name, value in names.items()]
-    planned = table.update().where(*same).values(values).returning(table.c.id).cte("planned")
-    row = {**names, **values}
-    literals = [literal(value, table.c[name].type) for name, value in row.items()]
-    return table.insert().from_select(list(row), select(*literals).where(~exists(select(planned.c.id))))
 
 
 def _ends_run(event: EventLogEntry) -> bool:

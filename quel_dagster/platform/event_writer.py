@@ -1,7 +1,7 @@
 """Write rows in batches and in parallel with the work.
 
-The io manager writes the outputs of a step in parallel too, and always before the event that reports them: a step
-that has succeeded has stored its values for the steps that follow.
+The outputs of steps are collected too, and written together before the events that report them: a step that has
+succeeded has stored its values for the steps that follow.
 
 A killed process loses the events of its last moment. Nothing depends on them: which pictures exist and who paid for
 them is recorded in the web app's tables.
@@ -10,13 +10,12 @@ them is recorded in the web app's tables.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
+from quel_dagster.adapters.database.records import OutputPlace
 from quel_dagster.adapters.retry_policy import RUN_SECONDS
-from quel_dagster.errors import QuelError
+from quel_dagster.errors import DatabaseRefusedError, QuelError
 from quel_dagster.platform.outages import retrying
 
 #: Seconds to collect events; short enough for a person who watches the page.
@@ -24,9 +23,6 @@ GATHER_SECONDS = 0.1
 
 Row = TypeVar("Row")
 _gathering = False
-#: pending writes of step outputs, by run
-_values: dict[str, deque[Future[None]]] = {}
-_values_lock = threading.Lock()
 
 
 def gather_events() -> None:
@@ -40,28 +36,60 @@ def gathering() -> bool:
     return _gathering
 
 
-def before_events(run_id: str, write: Future[None]) -> None:
-    """Write no later event of this run before this write is done.
+class StepOutputs:
+    """The outputs of steps of all runs of this process that are not written yet."""
 
-    Raises:
-        Exception: the error of the write, if events are not collected.
-    """
-    if _gathering:
-        with _values_lock:
-            _values.setdefault(run_id, deque()).append(write)
-    else:
-        write.result()
+    def __init__(self) -> None:
+        self._waiting: dict[OutputPlace, Any] = {}
+        self._write: Callable[[Mapping[OutputPlace, Any]], None] | None = None
+        #: run → the error that lost an output, until it was raised to the run
+        self._errors: dict[str, Exception] = {}
+        self._adding = threading.Lock()
+        self._writing = threading.Lock()
 
+    def add(self, place: OutputPlace, value: Any, write: Callable[[Mapping[OutputPlace, Any]], None]) -> None:
+        """Write an output with `write` before any later event of its run; at once where events are not collected.
 
-def await_values(run_id: str) -> None:
-    """Raises QuelError when an output could not be stored: then the events that report it must not be, either."""
-    with _values_lock:
-        writes = _values.pop(run_id, ())
-    for write in writes:
-        try:
-            write.result()
-        except Exception as error:
+        Raises:
+            Exception: the error of the write, if events are not collected.
+        """
+        if not _gathering:
+            write({place: value})
+            return
+        with self._adding:
+            self._waiting[place] = value
+            self._write = write
+
+    def write(self, run_id: str) -> None:
+        """Write all outputs that wait, and return when those of this run are written.
+
+        Raises:
+            QuelError: one of this run could not be stored: then the events that report it must not be, either.
+        """
+        with self._writing:
+            with self._adding:
+                outputs, self._waiting = self._waiting, {}
+            if outputs:
+                self._try(outputs)
+            error = self._errors.pop(run_id, None)
+        if error is not None:
             raise QuelError(f"The output of a step could not be stored: {error}") from error
+
+    def _try(self, outputs: Mapping[OutputPlace, Any]) -> None:
+        assert self._write is not None  # noqa: S101  set with the first output
+        try:
+            self._write(outputs)
+        except DatabaseRefusedError as refusal:  # of one of them: not for the fault of another run
+            if len(outputs) == 1:
+                self._errors.update((place.run_id, refusal) for place in outputs)
+                return
+            for place, value in outputs.items():
+                self._try({place: value})
+        except Exception as error:  # noqa: BLE001  raised at the next event of each run
+            self._errors.update((place.run_id, error) for place in outputs)
+
+
+step_outputs = StepOutputs()
 
 
 class EventWriter(Generic[Row]):
@@ -153,7 +181,7 @@ class EventWriter(Generic[Row]):
         errors: dict[str, Exception] = {}
         for run_id in dict.fromkeys(run_id for run_id, _ in rows):
             try:
-                await_values(run_id)
+                step_outputs.write(run_id)
             except QuelError as error:
                 errors[run_id] = error
         whole = [(run_id, row) for run_id, row in rows if run_id not in errors]

@@ -75,7 +75,6 @@ if TYPE_CHECKING:
     from dagster._core.storage.dagster_run import RunRecord as RunRecord
     from dagster._core.storage.event_log.base import AssetEntry as AssetEntry
     from dagster._core.storage.event_log.base import AssetRecord as AssetRecord
-    from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS as ASSET_KEY_INDEX_COLS
     from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as AssetCheckExecutionsTable
     from dagster._core.storage.event_log.schema import AssetKeyTable as AssetKeyTable
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as SqlEventLogStorageTable
@@ -362,7 +361,6 @@ GROUPS = (
             "dagster._core.instance.types": ["_EventListenerLogHandler=EventListenerLogHandler"],
             "dagster._core.storage.asset_check_execution_record": ["AssetCheckExecutionRecordStatus"],
             "dagster._core.storage.event_log.base": ["AssetEntry", "AssetRecord"],
-            "dagster._core.storage.event_log.migration": ["ASSET_KEY_INDEX_COLS"],
             "dagster._core.storage.event_log.schema": [
                 "AssetCheckExecutionsTable",
                 "AssetKeyTable",
@@ -386,10 +384,8 @@ GROUPS = (
             f"{_EVENT_LOG}.dispose": ["self"],
             f"{_EVENT_LOG}._event_to_row": ["self", "event"],
             f"{_EVENT_LOG}.get_pool_config": ["self"],
-            f"{_EVENT_LOG}._get_asset_entry_values": ["self", "event", "event_id", "has_asset_key_index_cols"],
             f"{_EVENT_LOG}._store_asset_event_tags": ["self", "conn", "events", "event_ids"],
             f"{_EVENT_LOG}.store_asset_check_event": ["self", "event", "event_id"],
-            f"{_EVENT_LOG}.has_secondary_index": ["self", "name"],
             f"{_EVENT_LOG}.get_asset_records": ["self", "asset_keys"],
             f"{_EVENT_LOG}.fetch_observations": ["self", "records_filter", "limit", "cursor", "ascending"],
         },

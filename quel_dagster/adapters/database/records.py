@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter
@@ -29,6 +29,16 @@ class Made(Value):
     @property
     def slot(self) -> Slot | None:
         return None if self.unit is None or self.number is None else Slot(unit=self.unit, number=self.number)
+
+
+class OutputPlace(NamedTuple):
+    """The names of one output of one step of one run."""
+
+    run_id: str
+    step_key: str
+    output: str
+    #: of a dynamic output; else empty
+    mapping_key: str = ""
 
 
 class JobColumns(Value):

@@ -75,11 +75,12 @@ FIND_ATTACHES = text(
     "from public.quel_attach where attach_id = any(cast(:attach_ids as bigint[]))"
 )
 
-WRITE_OP_OUTPUT = text(
+WRITE_OP_OUTPUTS = text(
     "insert into quel_dagster.op_output (run_id, step_key, output, mapping_key, value) "
-    "values (:run_id, :step_key, :output, :mapping_key, :value) "
+    "select run_id, step_key, output, mapping_key, value from jsonb_to_recordset(:outputs) "
+    "as given (run_id text, step_key text, output text, mapping_key text, value jsonb) "
     "on conflict (run_id, step_key, output, mapping_key) do update set value = excluded.value, created_at = now()"
-).bindparams(bindparam("value", type_=JSONB))
+).bindparams(bindparam("outputs", type_=JSONB))
 READ_OP_OUTPUT = text(
     "select value from quel_dagster.op_output "
     "where run_id = :run_id and step_key = :step_key and output = :output and mapping_key = :mapping_key"

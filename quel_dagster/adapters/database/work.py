@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from quel_dagster.adapters.database.records import (
     CancelledBy,
     Claim,
     Committed,
+    OutputPlace,
     Payer,
     Reserved,
     Settled,
@@ -276,23 +277,17 @@ class JobWork:
         rows = await read(self._database, Attach, sql.FIND_ATTACHES, attach_ids=list(attach_ids))
         return {row.attach_id: row for row in rows}
 
-    async def write_op_output(self, *, run_id: str, step_key: str, output: str, mapping_key: str, value: Any) -> None:
-        await self._database.ask(
-            sql.WRITE_OP_OUTPUT,
-            run_id=run_id,
-            step_key=step_key,
-            output=output,
-            mapping_key=mapping_key,
-            value=value,
-        )
+    async def write_op_outputs(self, outputs: Mapping[OutputPlace, Any]) -> None:
+        """Write the outputs of steps, as JSON; an earlier one of the same place is replaced."""
+        rows = [{**place._asdict(), "value": value} for place, value in outputs.items()]
+        await self._database.ask(sql.WRITE_OP_OUTPUTS, outputs=rows)
 
-    async def read_op_output(self, *, run_id: str, step_key: str, output: str, mapping_key: str) -> Any:
-        """Raises QuelError when nothing was written under this name."""
-        rows = await self._database.ask(
-            sql.READ_OP_OUTPUT, run_id=run_id, step_key=step_key, output=output, mapping_key=mapping_key
-        )
+    async def read_op_output(self, place: OutputPlace) -> Any:
+        """Raises QuelError when nothing was written there."""
+        rows = await self._database.ask(sql.READ_OP_OUTPUT, **place._asdict())
         if not rows:
-            raise QuelError(f"Run {run_id} has no stored output {output!r} of {step_key}; run the whole job again.")
+            missing = f"no stored output {place.output!r} of {place.step_key}"
+            raise QuelError(f"Run {place.run_id} has {missing}; run the whole job again.")
         return rows[0][0]
 
 

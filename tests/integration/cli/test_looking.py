@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from dagster import DagsterRunStatus
 
+from quel_dagster.adapters.database.records import OutputPlace
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.jobs.model import JobStatus
@@ -167,17 +168,13 @@ async def test_show_has_everything_about_a_partly_made_job(
 ) -> None:
     job = await partly_made(office, credit=50)
     run = runs.add(job.job_id, DagsterRunStatus.SUCCESS, quel__outcome="partial")
-    await database.work.write_op_output(
-        run_id=run,
-        step_key="make_images.generate[combo0_front_full]",
-        output="result",
-        mapping_key="",
-        value={
-            "unit": {},
-            "made": [],
-            "failed": [{"slot": {"unit": 0, "number": 1}, "reason": "Gemini declined: SAFETY"}],
-        },
-    )
+    value = {
+        "unit": {},
+        "made": [],
+        "failed": [{"slot": {"unit": 0, "number": 1}, "reason": "Gemini declined: SAFETY"}],
+    }
+    place = OutputPlace(run, "make_images.generate[combo0_front_full]", "result")
+    await database.work.write_op_outputs({place: value})
     data = (await quel("show", "--json", job.job_id)).ok().data
     assert [unit["key"] for unit in data["plan"]["units"]] == ["combo0_front_full", "combo1_side_tight"]
     assert data["plan"]["repairs"], "quantity was a string, attachId a float"

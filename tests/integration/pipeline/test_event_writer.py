@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future
 
 import pytest
-from dagster import DagsterEventType, DagsterInstance, job, op
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, job, op
 from dagster._core.instance import InstanceRef
 
+from quel_dagster.adapters.database.records import OutputPlace
 from quel_dagster.errors import QuelError
 from quel_dagster.platform import event_log, event_writer
 from quel_dagster.services.endpoints import Endpoints
@@ -69,18 +69,6 @@ def test_the_same_events_in_the_same_order(instance: DagsterInstance, monkeypatc
     assert at_once[-1][1] == DagsterEventType.RUN_SUCCESS.value
 
 
-class Value(Future[None]):
-    """A step's value that is being written; notes when a caller waits for it."""
-
-    def __init__(self, order: list[str]) -> None:
-        super().__init__()
-        self._order = order
-
-    def result(self, timeout: float | None = None) -> None:
-        self._order.append("value")
-        super().result(timeout)
-
-
 @pytest.fixture
 def gathering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Values are written before the events that report them."""
@@ -100,15 +88,28 @@ def messages(instance: DagsterInstance, run_id: str) -> list[str | None]:
     return [entry.dagster_event.message for entry in instance.all_logs(run_id) if entry.dagster_event]
 
 
+def place(run: DagsterRun) -> OutputPlace:
+    return OutputPlace(run.run_id, "speak", "result")
+
+
+def full(_outputs: object) -> None:
+    raise OSError("the disk is full")
+
+
 def test_a_value_is_written_before_the_events_that_come_after_it(
     instance: DagsterInstance, gathering: list[str]
 ) -> None:
     run = instance.create_run_for_job(talk)
-    value = Value(gathering)
-    event_writer.before_events(run.run_id, value)
+    event_writer.step_outputs.add(place(run), 1, lambda _: gathering.append("value"))
     instance.report_engine_event("said", run)
-    value.set_result(None)
     assert messages(instance, run.run_id) == ["said"]
+    assert gathering == ["value", "events"]
+
+
+def test_a_value_is_written_before_the_end_of_its_run(instance: DagsterInstance, gathering: list[str]) -> None:
+    run = instance.create_run_for_job(talk)
+    event_writer.step_outputs.add(place(run), 1, lambda _: gathering.append("value"))
+    instance.report_run_failed(run)
     assert gathering == ["value", "events"]
 
 
@@ -116,19 +117,16 @@ def test_nothing_after_a_failed_value_is_written_and_the_failure_is_reported_onc
     instance: DagsterInstance, gathering: list[str]
 ) -> None:
     run = instance.create_run_for_job(talk)
-    value: Future[None] = Future()
-    value.set_exception(OSError("the disk is full"))
-    event_writer.before_events(run.run_id, value)
+    event_writer.step_outputs.add(place(run), 1, full)
     instance.report_engine_event("succeeded", run)
     assert messages(instance, run.run_id) == []
     with pytest.raises(QuelError, match="the disk is full"):
         instance.report_engine_event("more", run)
     instance.report_engine_event("failed", run)
     assert messages(instance, run.run_id) == ["failed"]
+    assert gathering == ["events"]
 
 
-def test_where_events_are_not_gathered_a_value_is_waited_for() -> None:
-    value: Future[None] = Future()
-    value.set_exception(OSError("the disk is full"))
+def test_where_events_are_not_gathered_a_value_is_written_at_once() -> None:
     with pytest.raises(OSError, match="the disk is full"):
-        event_writer.before_events("run", value)
+        event_writer.step_outputs.add(OutputPlace("run", "speak", "result"), 1, full)
