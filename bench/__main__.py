@@ -12,9 +12,11 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from bench.report import Figure, Machine, table, write
+from bench.speed import loop_seconds
 
 #: row → module and function
 ROWS = {
@@ -42,13 +44,15 @@ NOTES = Path(__file__).with_name("notes.md")
 def measure(row: str, place: str, *, quick: bool) -> Figure:
     """One row; an error becomes what was measured."""
     module, function = place.split(":")
-    begun = time.monotonic()
+    begun, before = time.monotonic(), loop_seconds()
     try:
         figure: Figure = getattr(importlib.import_module(f"bench.{module}"), function)(quick=quick)
     except Exception as error:  # noqa: BLE001  a row that fails must not take the others with it
         traceback.print_exc()
         figure = Figure(row, "could not be measured", "", f"{type(error).__name__}: {error}".splitlines()[0], None)
-    print(f"{row}: {figure.measured}; {figure.verdict} ({time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
+    figure = replace(figure, loop=(before, loop_seconds()))
+    seconds = f"{time.monotonic() - begun:.0f} s, loop {figure.speed} s"
+    print(f"{row}: {figure.measured}; {figure.verdict} ({seconds})", file=sys.stderr, flush=True)
     return figure
 
 

@@ -32,10 +32,17 @@ class Figure:
     met: bool | None
     #: Markdown below the table: how it was measured, and its parts
     details: str = ""
+    #: seconds of the loop of `speed` before and after the row
+    loop: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str:
         return {True: "met", False: "**not met**", None: "—"}[self.met]
+
+    @property
+    def speed(self) -> str:
+        """The loop before and after the row, in seconds."""
+        return " → ".join(f"{seconds:.2f}" for seconds in self.loop or ())
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,10 @@ def _version(program: str) -> str:
 
 def table(figures: Sequence[Figure]) -> str:
     """The rows as Markdown."""
-    lines = ["| | what | aim | measured | |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {each.row} | {each.what} | {each.aim} | {each.measured} | {each.verdict} |" for each in figures]
-    return "\n".join(lines)
+    return grid(
+        ("", "what", "aim", "measured", "", "loop, s"),
+        [(each.row, each.what, each.aim, each.measured, each.verdict, each.speed) for each in figures],
+    )
 
 
 def write(figures: Sequence[Figure], machine: Machine, *, minutes: float, notes: str) -> None:
