@@ -24,6 +24,7 @@ from dagster import DagsterInstance
 
 from bench.installation import installation
 from quel_dagster.adapters.queue import JobQueue
+from quel_dagster.pipeline.sensors import APART_SECONDS, RUNS_PER_TICK
 
 SENSOR = "jobs_queue_sensor"
 #: a look at the memory of every process
@@ -35,8 +36,10 @@ MEGABYTE = 2**20
 class Tick:
     """One evaluation of the queue sensor, the making of its runs included."""
 
+    #: of work, without what the tick slept at its start to keep its distance from the one before
     seconds: float
     runs: int
+    slept: float
 
 
 @dataclass(frozen=True)
@@ -190,11 +193,14 @@ def ticks_between(instance: DagsterInstance, start: float, end: float) -> list[T
     """The queue sensor's ticks that began in this time and asked for runs; the others wait for ids or for room."""
     (state,) = [state for state in instance.all_instigator_state() if state.instigator_name == SENSOR]
     ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=start, before=end)
-    return [
-        Tick(seconds=tick.end_timestamp - tick.timestamp, runs=len(tick.run_ids))
-        for tick in ticks
-        if tick.end_timestamp is not None and tick.run_ids
-    ]
+    found, not_before = [], 0.0
+    for tick in sorted(ticks, key=lambda tick: tick.timestamp):
+        slept = max(0.0, not_before - tick.timestamp)
+        full = len(tick.run_ids) >= RUNS_PER_TICK
+        not_before = 0.0 if full else tick.timestamp + slept + APART_SECONDS
+        if tick.end_timestamp is not None and tick.run_ids:
+            found.append(Tick(tick.end_timestamp - tick.timestamp - slept, len(tick.run_ids), slept))
+    return found
 
 
 def _throughput(connection: psycopg.Connection, job_ids: Sequence[UUID]) -> tuple[float, float, float]:
@@ -228,13 +234,14 @@ def _out_of_order(connection: psycopg.Connection, job_ids: Sequence[UUID]) -> in
 
 def show(found: Backlog) -> str:
     """The figures, a few lines."""
-    seconds = sorted(tick.seconds for tick in found.ticks)
+    seconds, slept = sorted(tick.seconds for tick in found.ticks), [tick.slept for tick in found.ticks if tick.slept]
     largest = sorted(found.growth, key=lambda process: -process.megabytes)[:5]
     return "\n".join(
         [
             f"{found.jobs} ids of one-picture jobs wait, {len(found.ticks)} ticks ask for runs",
             f"tick             median {statistics.median(seconds):.2f} s, slowest {seconds[-1]:.2f} s,"
-            f" {max(tick.runs for tick in found.ticks)} runs at most",
+            f" {max(tick.runs for tick in found.ticks)} runs at most; {len(slept)} had slept,"
+            f" {max(slept, default=0.0):.2f} s at most, after one without room for more",
             f"jobs a second    {found.rate:.2f}, first tenth {found.first:.2f},"
             f" last tenth {found.last:.2f}: {found.ratio:.2f} ×",
             f"out of order     {found.out_of_order} places at most",
