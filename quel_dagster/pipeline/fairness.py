@@ -43,6 +43,8 @@ ROWS_PER_TICK, ROWS_PER_QUERY = 2_000, 1_000
 #: Beside the older worker, an id waits in `jobs:queue` this many seconds for its row, which names its member.
 ROW_SECONDS = 5.0
 
+#: reads the rows of these ids that exist
+Describe = Callable[[list[UUID]], Mapping[UUID, JobDescription]]
 #: member id; "" for ids that have no member or row, or are invalid
 Lane = str
 
@@ -155,9 +157,7 @@ class Lanes:
         young = (raw for raw, since in self._without_row.items() if now - since < ROW_SECONDS)
         return self.foreign.union(young)
 
-    def of(
-        self, entries: Iterable[bytes], describe: Callable[[list[UUID]], Mapping[UUID, JobDescription]]
-    ) -> dict[bytes, Lane]:
+    def of(self, entries: Iterable[bytes], describe: Describe) -> dict[bytes, Lane]:
         """Return the entries and their lanes in order, without duplicates. Leaves out entries beyond a tick's limit."""
         order = list(dict.fromkeys(entries))
         known = {raw: self._known[raw] for raw in order if raw in self._known}

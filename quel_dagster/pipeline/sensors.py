@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from uuid import UUID
 
 from dagster import (
     DagsterInstance,
@@ -17,12 +18,13 @@ from dagster import (
 )
 from redis import RedisError
 
+from quel_dagster.adapters.database.records import JobDescription
 from quel_dagster.adapters.intake import Pauser, intake_paused
 from quel_dagster.adapters.queue import AGAIN, QUEUE, JobQueue
 from quel_dagster.adapters.queue_entries import Delivery
 from quel_dagster.adapters.redis_connection import unreachable
 from quel_dagster.pipeline.assets import image_job, run_config
-from quel_dagster.pipeline.fairness import LOOK_AHEAD, Bounds, Lanes, LiveRuns, Load, next_ids, priority_tags
+from quel_dagster.pipeline.fairness import LOOK_AHEAD, Bounds, Describe, Lanes, LiveRuns, Load, next_ids, priority_tags
 from quel_dagster.pipeline.resources import DatabaseResource, QueueResource
 from quel_dagster.pipeline.run_tags import run_tags
 from quel_dagster.platform.internals import RUN_KEY_TAG
@@ -94,8 +96,9 @@ def jobs_queue_sensor(
         load = _live_runs.load(context.instance, bounds)
         if pause is not None:  # one run waits in Dagster's queue: the daemon starts it as a probe of Gemini
             load = load.with_room_for_one()
-        claim_next(job_queue, database, load, bounds, older_worker=settings.older_worker)
-        result = requests(context, job_queue, database)
+        describe = _described_once(database.describe_jobs)
+        claim_next(job_queue, describe, load, bounds, older_worker=settings.older_worker)
+        result = requests(context, job_queue, describe)
         return SkipReason(str(pause)) if pause is not None and isinstance(result, SkipReason) else result
     except RedisError as error:
         raise unreachable(error) from None
@@ -113,7 +116,19 @@ def finish_launched(queue: JobQueue, instance: DagsterInstance) -> None:
     queue.finish([delivery for delivery in deliveries if delivery.run_key in launched])
 
 
-def claim_next(queue: JobQueue, database: DatabaseResource, load: Load, bounds: Bounds, *, older_worker: bool) -> None:
+def _described_once(describe: Describe) -> Describe:
+    """Return a function that reads each row once; one that is not there is looked for again."""
+    known: dict[UUID, JobDescription] = {}
+
+    def described(job_ids: list[UUID]) -> Mapping[UUID, JobDescription]:
+        if new := [job_id for job_id in job_ids if job_id not in known]:
+            known.update(describe(new))
+        return known
+
+    return described
+
+
+def claim_next(queue: JobQueue, describe: Describe, load: Load, bounds: Bounds, *, older_worker: bool) -> None:
     """Claim the ids that may become runs now; wait for an id if there is none.
 
     `jobs:again` comes first: its jobs were begun, or have waited before.
@@ -134,7 +149,7 @@ def claim_next(queue: JobQueue, database: DatabaseResource, load: Load, bounds: 
         if pause is not None and pause.pauser is Pauser.OPERATOR:  # it began during the wait
             return
     again, waiting = queue.peek(LOOK_AHEAD, source=AGAIN), queue.peek(LOOK_AHEAD + len(_lanes.foreign))
-    lanes = _lanes.of([*again, *waiting], database.describe_jobs)
+    lanes = _lanes.of([*again, *waiting], describe)
     left_alone = _lanes.of_older_worker if older_worker else frozenset()
     for source, entries in ((AGAIN, again), (QUEUE, waiting)):
         here = {raw: lanes[raw] for raw in dict.fromkeys(entries) if raw in lanes}
@@ -149,9 +164,7 @@ def claim_next(queue: JobQueue, database: DatabaseResource, load: Load, bounds: 
         _pace.hurry()
 
 
-def requests(
-    context: SensorEvaluationContext, queue: JobQueue, database: DatabaseResource
-) -> SensorResult | SkipReason:
+def requests(context: SensorEvaluationContext, queue: JobQueue, describe: Describe) -> SensorResult | SkipReason:
     """Return one run request per entry that has a row; move what can never run to `jobs:dead`.
 
     Dagster shows a reason only for skipped ticks. The cursor, which is never read back, is shown beside every tick
@@ -159,7 +172,7 @@ def requests(
     """
     settings = Settings.of_process()
     deliveries = queue.deliveries()[:RUNS_PER_TICK]
-    described = database.describe_jobs([delivery.job_id for delivery in deliveries if delivery.job_id])
+    described = describe([delivery.job_id for delivery in deliveries if delivery.job_id])
     run_requests: list[RunRequest] = []
     did = Counter[str]()
     messages: list[str] = []

@@ -129,8 +129,10 @@ class WorkerBoard:
 
     def release(self, run_id: str) -> None:
         """Allow the run to be claimed and launched again, and forget how its process ended."""
-        self._client.delete(_claim(run_id))
-        self._client.hdel(_DEATHS, run_id)
+        with self._client.pipeline(transaction=False) as batch:
+            batch.delete(_claim(run_id))
+            batch.hdel(_DEATHS, run_id)
+            batch.execute()
 
     def probe(self) -> None:
         """Write a test value, as a message to the broker would.

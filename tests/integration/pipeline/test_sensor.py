@@ -22,7 +22,7 @@ from dagster import (
 )
 from sqlalchemy.exc import OperationalError
 
-from quel_dagster.adapters.database.records import NewJob
+from quel_dagster.adapters.database.records import JobDescription, NewJob
 from quel_dagster.adapters.database.store import Database
 from quel_dagster.adapters.intake import Pauser, pause_intake, resume_intake
 from quel_dagster.adapters.queue import QUEUE, JobQueue
@@ -159,6 +159,23 @@ def test_an_id_becomes_one_run_request(instance: DagsterInstance, queue: JobQueu
     assert UUID(request.tags["quel/member_id"])
     assert "quel/org_id" not in request.tags
     assert not any("canary" in value for value in request.tags.values())
+
+
+def test_a_tick_reads_a_row_once_and_looks_again_for_one_that_is_missing(
+    instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]
+) -> None:
+    asked: list[list[UUID]] = []
+
+    class Counted(DatabaseResource):
+        def describe_jobs(self, job_ids: list[UUID]) -> dict[UUID, JobDescription]:
+            asked.append(job_ids)
+            return super().describe_jobs(job_ids)
+
+    unknown = uuid4()
+    queue.push(jobs[0], unknown)
+    (request,) = requests(tick(instance, Counted()))
+    assert request.tags["quel/job_id"] == str(jobs[0])
+    assert asked == [[jobs[0], unknown], [unknown]]
 
 
 def test_the_run_config_is_one_that_the_job_takes(instance: DagsterInstance, queue: JobQueue, jobs: list[UUID]) -> None:
