@@ -51,6 +51,7 @@ class QuelInstance(DagsterInstance):
         """Store an event. Dagster would read the run again after each of its states, which only a failure needs."""
         dagster_event = event.dagster_event
         if batch_metadata or not self.should_store_event(event) or (dagster_event and dagster_event.is_run_failure):
+            read_back.forget()  # Dagster's own way reads the run again, to decide on the retry of a failed one
             super().handle_new_event(event, batch_metadata=batch_metadata)
             return
         self.event_log_storage.store_event(event)

@@ -118,6 +118,18 @@ def test_a_write_is_read_back_once(opened: Callable[[str], DagsterInstance], rea
     assert len(reads) == 4, "outside of the block"
 
 
+def test_the_failure_of_a_run_that_was_just_created_is_decided_on_from_its_row(
+    opened: Callable[[str], DagsterInstance], reads: list[str]
+) -> None:
+    instance = opened(OURS)
+    run = created(instance)
+    with read_back.active():
+        read_back.keep(run, written=True)
+        instance.report_run_failed(run)
+        assert reads == [run.run_id]
+        assert status(instance, run.run_id) is DagsterRunStatus.FAILURE
+
+
 def test_only_the_run_that_was_written_is_read_back(opened: Callable[[str], DagsterInstance], reads: list[str]) -> None:
     instance = opened(OURS)
     run_id, other = (created(instance).run_id for _ in range(2))
