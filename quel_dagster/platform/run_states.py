@@ -1,7 +1,7 @@
 """The states of runs, with fewer reads and writes than Dagster's.
 
 For each of a run's four states Dagster reads its row and writes the whole of it again. The column `status` is what
-counts: a state changes nothing else. So a tag that another process adds meanwhile is not lost either.
+counts: a state changes nothing else but times. A failure, which adds a tag, goes Dagster's way. So a tag that another process adds meanwhile is not lost either.
 
 To create and launch a run, the daemon reads it five times, mostly right after it has written it itself.
 """
@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from quel_dagster.platform.internals import EVENT_TYPE_TO_PIPELINE_RUN_STATUS, PostgresRunStorage, RunsTable
 
-_ENDS = frozenset({DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED})
+_ENDS = frozenset({DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_CANCELED})
 
 
 class RunStates(PostgresRunStorage):
