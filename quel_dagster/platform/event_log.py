@@ -43,7 +43,7 @@ from quel_dagster.platform.internals import (
 from quel_dagster.platform.storage_connections import without_a_turn
 
 #: Events that are not stored: a run page lists them between those that matter, and nothing reads them. The end of a
-#: step's work on an output is its STEP_OUTPUT; resources are objects of the process. They would be some 30 % of all rows.
+#: step's work on an output is its STEP_OUTPUT; resources are objects of the process. They would be 30 % of all rows.
 OMITTED = frozenset(
     {
         DagsterEventType.STEP_INPUT,

@@ -1,7 +1,8 @@
 """The states of runs, with fewer reads and writes than Dagster's.
 
 For each of a run's four states Dagster reads its row and writes the whole of it again. The column `status` is what
-counts: a state changes nothing else but times. A failure, which adds a tag, goes Dagster's way. So a tag that another process adds meanwhile is not lost either.
+counts: here a state changes nothing else but times, and a tag that another process adds meanwhile is not lost. A
+failure, which adds a tag itself, goes Dagster's way.
 
 To create and launch a run, the daemon reads it five times, mostly right after it has written it itself.
 """
