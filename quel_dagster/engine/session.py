@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from uuid import UUID
 
 from redis import RedisError
@@ -75,7 +76,11 @@ class JobSession:
             max_bytes=dependencies.limits.max_reference_bytes,
             log=_log_to_step,
         )
-        self.stop = Stop(self._read_cancel_flags, name=str(self.job.job_id))
+        self.stop = Stop(
+            self._read_cancel_flags,
+            partial(dependencies.cancel_flags.seen, self.job.job_id),
+            name=str(self.job.job_id),
+        )
         self._credits = Credits(dependencies.database, self.job.job_id, self._token, price=dependencies.price)
         self._end = JobEnd(
             dependencies.database.work,

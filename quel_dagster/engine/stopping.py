@@ -15,9 +15,6 @@ import anyio
 
 from quel_dagster.errors import HandedOverError, QuelError
 
-#: A cancel must be seen within two seconds, so the flags are polled twice in that time.
-CANCEL_POLL_SECONDS = 0.9
-
 #: Reads the job's cancel flags; returns the error to stop with if it was cancelled.
 ReadCancelFlags = Callable[[], Awaitable[QuelError | None]]
 
@@ -46,16 +43,13 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def _until_next_poll() -> float:
-    """Return the seconds until the next poll. Jobs of a process poll together: one command reads all their flags."""
-    return CANCEL_POLL_SECONDS - asyncio.get_running_loop().time() % CANCEL_POLL_SECONDS
-
-
 class Stop:
     """The stop state of one job, on one event loop. The first reason is kept; only a hand-over can be replaced."""
 
-    def __init__(self, read_flags: ReadCancelFlags, *, name: str) -> None:
+    def __init__(self, read_flags: ReadCancelFlags, flag_seen: Callable[[], Awaitable[None]], *, name: str) -> None:
+        """Reads the flags now, and whenever `flag_seen` returns."""
         self._read_flags = read_flags
+        self._flag_seen = flag_seen
         self._reason: QuelError | None = None
         self._scopes: set[anyio.CancelScope] = set()
         self._closed = False
@@ -110,7 +104,7 @@ class Stop:
         self.check()
 
     def close(self, reason: QuelError) -> None:
-        """Stop what is still running, and end the polling of the flags."""
+        """Stop what is still running, and end the watch of the flags."""
         self._closed = True
         self(reason)
 
@@ -122,7 +116,7 @@ class Stop:
     async def _watch(self) -> None:
         cancelled = await asyncio.shield(self._first_check)
         while cancelled is None and not self._closed:  # redis-py may swallow the cancellation of this task
-            await asyncio.sleep(_until_next_poll())
+            await self._flag_seen()
             cancelled = await self._read_flags()
         if cancelled is not None:
             self(cancelled)

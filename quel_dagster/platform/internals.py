@@ -345,6 +345,7 @@ GROUPS = (
         },
         attributes={
             f"{_RUNS}.handle_run_event": ["self", "run_id", "event", "update_timestamp"],
+            f"{_RUNS}._row_to_run": ["self", "row"],
             "dagster:DagsterInstance.create_run": ["self", "job_name"],
             "dagster:DagsterInstance.add_run_tags": ["self", "run_id", "new_tags"],
             "dagster:DagsterInstance.get_run_by_id": ["self", "run_id"],

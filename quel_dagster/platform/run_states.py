@@ -4,26 +4,36 @@ For each of a run's four states Dagster reads its row and writes the whole of it
 counts: here a state changes nothing else but times, and a tag that another process adds meanwhile is not lost. A
 failure, which adds a tag itself, goes Dagster's way.
 
-To create and launch a run, the daemon reads it five times, mostly right after it has written it itself.
+To create and launch a run, the daemon reads it five times, mostly right after it has written it itself; its queue and
+its run monitoring then read all live runs again and again.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
 
-from dagster import DagsterEvent, DagsterEventType, DagsterRun
+from dagster import DagsterEvent, DagsterEventType, DagsterRun, DagsterRunStatus
 from typing_extensions import override
 
-from quel_dagster.platform.internals import EVENT_TYPE_TO_PIPELINE_RUN_STATUS, PostgresRunStorage, RunsTable
+from quel_dagster.platform.internals import (
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    PostgresRunStorage,
+    RunsTable,
+    deserialize_value,
+)
 
+#: run bodies, some 10 KB each with their runs, that a process keeps decoded: those of its queue and of its live runs
+KEPT_BODIES = 500
 _ENDS = frozenset({DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_CANCELED})
 
 
 class RunStates(PostgresRunStorage):
-    """Dagster's table of runs; a state is one UPDATE."""
+    """Dagster's table of runs; a state is one UPDATE, and a body that is read again is not decoded again."""
 
     @override
     def handle_run_event(self, run_id: str, event: DagsterEvent, update_timestamp: datetime | None = None) -> None:
@@ -41,6 +51,15 @@ class RunStates(PostgresRunStorage):
             columns["end_time"] = at.timestamp()
         with self.connect() as connection:
             connection.execute(RunsTable.update().where(RunsTable.c.run_id == run_id).values(columns))
+
+    @override
+    def _row_to_run(self, row: Mapping[str, Any]) -> DagsterRun:
+        return _decoded(row["run_body"]).with_status(DagsterRunStatus(row["status"]))
+
+
+@lru_cache(KEPT_BODIES)
+def _decoded(body: str) -> DagsterRun:
+    return deserialize_value(body, DagsterRun)
 
 
 class ReadBack(threading.local):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
+from quel_dagster.adapters.cancel_flags import CANCEL_POLL_SECONDS
 from quel_dagster.adapters.database import lease
 from quel_dagster.engine.engine import Engine
-from quel_dagster.engine.stopping import CANCEL_POLL_SECONDS
 from quel_dagster.errors import LeaseHeldError, LeaseLostError
 from quel_dagster.jobs.model import JobStatus
 from quel_dagster.sandbox.gemini_server import GeminiStandIn

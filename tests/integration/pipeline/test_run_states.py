@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.launcher import LaunchRunContext
 
+from quel_dagster.platform import run_states
 from quel_dagster.platform.daemon import PromptRunQueueDaemon
 from quel_dagster.platform.run_states import RunStates, read_back
 from tests.integration.pipeline.conftest import DAGSTERS, OURS
@@ -56,6 +57,32 @@ def test_a_run_has_the_state_and_times_that_dagster_gives_it(
         return record.dagster_run.status, dict(record.dagster_run.tags), timed, run_id in found
 
     assert left(OURS) == left(DAGSTERS)
+
+
+def test_a_row_that_is_read_again_is_decoded_once_and_a_changed_one_again(
+    opened: Callable[[str], DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, decoded = opened(OURS), 0
+    decode = run_states.deserialize_value
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return decode(*arguments)
+
+    monkeypatch.setattr(run_states, "deserialize_value", counted)
+    run_id = created(instance).run_id
+    report(instance, run_id, DagsterEventType.RUN_START)
+    for _ in range(3):
+        (run,) = instance.get_runs(RunsFilter(run_ids=[run_id]))
+        assert (run.status, run.tags["member"]) == (DagsterRunStatus.STARTED, "a")
+    assert decoded == 1
+
+    report(instance, run_id, DagsterEventType.RUN_CANCELING)
+    instance.add_run_tags(run_id, {"member": "b"})
+    run_again = instance.get_run_by_id(run_id)
+    assert run_again is not None
+    assert (run_again.status, run_again.tags["member"]) == (DagsterRunStatus.CANCELING, "b")
 
 
 def test_a_tag_that_is_added_while_a_state_is_written_is_kept(
