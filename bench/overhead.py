@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from bench.installation import Installation, Workers, installation
+from bench.installation import Client, Installation, Workers, installation
 from bench.report import Figure, grid, line, median
 
 #: a call's length in O2, so that all its jobs are in flight together
@@ -52,18 +52,13 @@ async def _walls(at: Installation, call: float, rounds: int) -> tuple[list[float
 
 def o2(*, quick: bool) -> Figure:
     """CPU of everything but Gemini, many runs in flight, over jobs of several sizes."""
-    sizes, jobs, rounds = ((1, 6), 10, 1) if quick else ((1, 4, 12), 50, 3)
-    taken: dict[bool, list[dict[int, dict[str, float]]]] = {True: [], False: []}
-    with installation() as at:
-        for _ in range(rounds):
-            with at.bare(1) as workers:
-                taken[True].append(asyncio.run(_cpu(at, workers, sizes, jobs, bare=True)))
-            with at.worker() as workers:
-                taken[False].append(asyncio.run(_cpu(at, workers, sizes, jobs, bare=False)))
-    bare, full = (_medians(taken[kind]) for kind in (True, False))
-    added = [(size, sum(full[size].values()) - sum(bare[size].values())) for size in sizes]
+    sizes, jobs, rounds = ((1, 6), 10, 1) if quick else ((1, 4, 12), 50, 5)
+    cores = len(os.sched_getaffinity(0))
+    with installation() as at, at.bare(cores) as bare, at.worker() as full:
+        taken = asyncio.run(_cpu(at, (bare, full), sizes, jobs, rounds))
+    added = [(size, median([sum(full.values()) - sum(bare.values()) for bare, full in taken[size]])) for size in sizes]
     per_picture, per_job = line(added)
-    parts = sorted(full[sizes[0]])
+    middles = {size: [_middles(takes) for takes in zip(*taken[size], strict=True)] for size in sizes}
     return Figure(
         "O2",
         f"CPU of the whole installation beyond the bare work, {jobs} runs in flight, per job and per picture "
@@ -72,65 +67,67 @@ def o2(*, quick: bool) -> Figure:
         f"{per_job:.3f} s + {per_picture * 1000:.1f} ms",
         per_job <= 0.15 and per_picture <= 0.005,
         f"CPU of worker, daemon, code server, webserver, Redis and PostgreSQL for {jobs} jobs pushed at once, Gemini "
-        f"{IN_FLIGHT_SECONDS:g} s a call, less what they take at rest in that time, less the same for a bare worker "
-        f"without limits. Medians of {rounds}, in turn. Milliseconds a job:\n\n"
+        f"{IN_FLIGHT_SECONDS:g} s a call, less what they take at rest in that time, less the same for {cores} bare "
+        f"workers. Both kinds of worker run; medians of {rounds} pairs of takes, one right after the other. "
+        "Milliseconds a job:\n\n"
         + grid(
             ("", *(f"{size} pictures{of}" for size in sizes for of in ("", ", bare"))),
             [
-                (
-                    part,
-                    *(f"{1000 * found[size].get(part, 0.0):.0f}" for size in sizes for found in (full, bare)),
-                )
-                for part in parts
-            ],
+                (part, *(f"{1000 * found[part]:.0f}" for size in sizes for found in reversed(middles[size])))
+                for part in sorted(middles[sizes[0]][0])
+            ]
+            + [("added", *(each for _, more in added for each in (f"{1000 * more:.0f}", "")))],
         ),
     )
 
 
-def _medians(rounds: Sequence[dict[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
-    """The median of each part for each size."""
-    return {
-        size: {part: median([found[size][part] for found in rounds]) for part in parts}
-        for size, parts in rounds[0].items()
-    }
+def _middles(takes: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each part."""
+    return {part: median([take[part] for take in takes]) for part in takes[0]}
 
 
 async def _cpu(
-    at: Installation, workers: Workers, sizes: tuple[int, ...], jobs: int, *, bare: bool
-) -> dict[int, dict[str, float]]:
-    """CPU seconds of each part for a job of each size."""
-    client = await at.client(bare=bare)
+    at: Installation, workers: tuple[Workers, Workers], sizes: tuple[int, ...], jobs: int, rounds: int
+) -> dict[int, list[tuple[dict[str, float], dict[str, float]]]]:
+    """CPU seconds of each part for a job of each size: of the bare worker, and of the product."""
+    clients = await at.client(bare=True), await at.client()
     try:
         with at.dagster() as instance:
 
             async def cpu_of(act: Callable[[], Awaitable[object]]) -> tuple[dict[str, float], float]:
-                before, began = _parts(at, workers), time.monotonic()
+                before, began = _parts(at, *workers), time.monotonic()
                 await act()
-                after = _parts(at, workers)
+                after = _parts(at, *workers)
                 return {part: after[part] - before[part] for part in after}, time.monotonic() - began
 
-            async def make(size: int) -> None:
+            async def make(client: Client, size: int) -> None:
                 job_ids = [await client.insert(size) for _ in range(jobs)]
                 await client.run_all(job_ids)
-                if not bare:
+                if client is clients[1]:
                     await at.runs_finished(instance, job_ids)
                 await asyncio.sleep(0.5)  # what is done after a job is part of it
 
             at.gemini.latency(0.0)
-            await make(2)
+            for client in clients:
+                await make(client, 2)
             at.gemini.latency(IN_FLIGHT_SECONDS)
             rest, seconds = await cpu_of(lambda: asyncio.sleep(5.0))
-            found = {}
-            for size in sizes:
-                spent, took = await cpu_of(lambda size=size: make(size))  # type: ignore[misc]
-                found[size] = {part: (cpu - rest[part] * took / seconds) / jobs for part, cpu in spent.items()}
-            return found
+
+            async def take(client: Client, size: int) -> dict[str, float]:
+                spent, took = await cpu_of(lambda: make(client, size))
+                return {part: (cpu - rest[part] * took / seconds) / jobs for part, cpu in spent.items()}
+
+            return {
+                size: [(await take(clients[0], size), await take(clients[1], size)) for _ in range(rounds)]
+                for size in sizes
+            }
     finally:
-        await client.close()
+        for client in clients:
+            await client.close()
 
 
-def _parts(at: Installation, workers: Workers) -> dict[str, float]:
-    return {**at.cpu_seconds(), "worker": workers.cpu_seconds()}
+def _parts(at: Installation, *workers: Workers) -> dict[str, float]:
+    return {**at.cpu_seconds(), "worker": sum(each.cpu_seconds() for each in workers)}
 
 
 def t1(*, quick: bool) -> Figure:
