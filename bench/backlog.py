@@ -5,7 +5,7 @@ how much every process grows.
 
 The jobs are of one picture each, and Gemini takes no time: what is measured is the way through Redis and Dagster. The
 ids of one member after the other are pushed at once, to an installation that is up. The "first" and "last" are a tenth
-of the jobs.
+of the jobs. A short loop is timed now and then: where it takes longer at the end, the machine has slowed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import psycopg
 from dagster import DagsterInstance
 
 from bench.installation import installation
+from bench.speed import glimpse
 from quel_dagster.adapters.queue import JobQueue
 from quel_dagster.pipeline.sensors import APART_SECONDS, RUNS_PER_TICK
 
@@ -30,6 +31,8 @@ SENSOR = "jobs_queue_sensor"
 #: a look at the memory of every process
 SAMPLE_SECONDS = 5.0
 MEGABYTE = 2**20
+#: shares of the jobs that have ended, in the first tenth and in the last
+TENTHS = ((0.0, 0.1), (0.9, 1.0))
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Backlog:
     #: jobs a second over the first tenth and the last
     first: float
     last: float
+    #: the machine's loop in the last tenth over that in the first; above 1 it has slowed
+    slowed: float
     growth: Sequence[Growth]
     #: how many places a job began before an older one of its member, at most: about as many as there are workers
     out_of_order: int
@@ -77,8 +82,8 @@ class Backlog:
 
     @property
     def ratio(self) -> float:
-        """Throughput of the last tenth over that of the first."""
-        return self.last / self.first
+        """Throughput of the last tenth over that of the first, on a machine of steady speed."""
+        return self.last * self.slowed / self.first
 
     @property
     def largest_growth(self) -> float:
@@ -104,15 +109,17 @@ def measure(jobs: int = 10_000, *, members: int = 20, seconds: float = 36_000.0)
             pushed = time.time()
             for start in range(0, jobs, 1000):
                 queue.push(*waiting[start : start + 1000])
-            before, after, drained = _watch(connection, queue, jobs, seconds)
+            before, after, drained, loops = _watch(connection, queue, jobs, seconds)
         queue.close()
         first, last, ended = _throughput(connection, waiting)
+        early, late = ([loop for done, loop in loops if low <= done <= high] for low, high in TENTHS)
         return Backlog(
             jobs=jobs,
             ticks=ticks_between(instance, pushed, drained),
             rate=jobs / (ended - pushed),
             first=first,
             last=last,
+            slowed=statistics.mean(late) / statistics.mean(early),
             growth=[Growth(name, before[name], size) for name, size in after.items() if name in before],
             out_of_order=_out_of_order(connection, waiting),
         )
@@ -144,20 +151,23 @@ def insert(connection: psycopg.Connection, jobs: int, members: int) -> list[UUID
 
 def _watch(
     connection: psycopg.Connection, queue: JobQueue, jobs: int, seconds: float
-) -> tuple[dict[str, int], dict[str, int], float]:
-    """Memory after a tenth of the jobs and at the end, and when the last id had left the queue."""
+) -> tuple[dict[str, int], dict[str, int], float, list[tuple[float, float]]]:
+    """Memory after a tenth of the jobs and at the end; when the last id had left the queue; loops, and the share of
+    the jobs that had ended then."""
     deadline = time.monotonic() + seconds
+    loops: list[tuple[float, float]] = []
     before: dict[str, int] = {}
     drained = 0.0
     while True:
         row = connection.execute("select count(completed_at) from quel_production_jobs").fetchone()
         done = row[0] if row else 0
+        loops.append((done / jobs, glimpse()))
         if not drained and not queue.depths()["queue"]:
             drained = time.time()
         if not before and done >= jobs / 10:
             before = memory()
         if done >= jobs:
-            return before, memory(), drained
+            return before, memory(), drained, loops
         if time.monotonic() > deadline:
             raise RuntimeError(f"{done} of {jobs} jobs ended within {seconds:g} s")
         time.sleep(min(SAMPLE_SECONDS, max(0.2, jobs / 2000)))
@@ -243,7 +253,8 @@ def show(found: Backlog) -> str:
             f" {max(tick.runs for tick in found.ticks)} runs at most; {len(slept)} had slept,"
             f" {max(slept, default=0.0):.2f} s at most, after one without room for more",
             f"jobs a second    {found.rate:.2f}, first tenth {found.first:.2f},"
-            f" last tenth {found.last:.2f}: {found.ratio:.2f} ×",
+            f" last tenth {found.last:.2f}, in which the machine's loop took {found.slowed:.2f} × as long:"
+            f" {found.ratio:.2f} ×",
             f"out of order     {found.out_of_order} places at most",
             "growth           "
             + ", ".join(f"{process.name.split(' ', 1)[1]} {process.megabytes:+.1f} MB" for process in largest),

@@ -20,8 +20,8 @@ def _row(jobs: int) -> Figure:
     found = backlog.measure(jobs)
     return Figure(
         "S1",
-        f"{jobs:,} ids waiting, one-picture jobs: jobs a second; last tenth against the first; work of a sensor tick; "
-        "growth of every process",
+        f"{jobs:,} ids waiting, one-picture jobs: jobs a second; last tenth against the first, less what the machine "
+        "slowed; work of a sensor tick; growth of every process",
         "≥ 10; ≥ 0.95 ×; ≤ 1 s; < 50 MB",
         f"{found.rate:.1f}; {found.ratio:.2f} × ({found.first:.1f} jobs/s at first); "
         f"{found.slowest_tick:.2f} s at most; {found.largest_growth:.0f} MB at most",
