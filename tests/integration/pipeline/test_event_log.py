@@ -39,6 +39,7 @@ from dagster import (
 )
 from dagster._core.instance.config import PoolGranularity
 from dagster._core.utils import make_new_run_id
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from quel_dagster.platform import event_log, event_writer, input_versions
 from quel_dagster.services.endpoints import Endpoints
@@ -168,6 +169,25 @@ def test_the_result_of_a_check_is_one_row_also_when_it_is_written_again(
     expected = left(DAGSTERS, f"theirs{prefix}")
     assert len(expected) == rows
     assert left(OURS, f"ours{prefix}") == expected
+
+
+def test_a_result_is_found_by_index_among_those_of_all_runs(
+    opened: Callable[[str], DagsterInstance], endpoints: Endpoints
+) -> None:
+    """Each run leaves a row of the same check: a statement that reads them all takes longer with every job."""
+    opened(OURS).get_runs()  # makes the tables
+    statement = str(event_log._statement_of_result().compile(dialect=PGDialect_psycopg2()))
+    names = ("asset_key", "check_name", "run_id", "partition", *event_log._VALUES_OF_CHECK)
+    given = {f"of_{name}": None for name in names} | {"of_asset_key": "many", "of_check_name": "c", "of_run_id": "7"}
+    with psycopg.connect(endpoints.dagster_postgres_url.replace("+psycopg2", ""), autocommit=True) as connection:
+        connection.execute(
+            "insert into asset_check_executions (asset_key, check_name, run_id)"
+            " select 'many', 'c', number from generate_series(1, 5000) as number"
+        )
+        connection.execute("analyze asset_check_executions")
+        plan = [row[0] for row in connection.execute("explain " + statement, given)]
+    conditions = [line for line in plan if "Index Cond" in line]
+    assert any("run_id" in condition for condition in conditions), "\n".join(plan)
 
 
 def test_the_pools_of_a_run_are_those_of_dagster_yaml(
