@@ -27,7 +27,7 @@ from quel_dagster.platform.internals import (
     deserialize_value,
 )
 
-#: run bodies, some 10 KB each with their runs, that a process keeps decoded: those of its queue and of its live runs
+#: run bodies that a process keeps decoded: enough for those of its queue and of its live runs
 KEPT_BODIES = 500
 _ENDS = frozenset({DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_CANCELED})
 
